@@ -1,0 +1,250 @@
+"""The command ``upt-server``: data on stdout, messages on stderr, one line for an error.
+
+Exit codes are those of ``upt_zoo.cli``; no answer in time counts as unavailable. Only this module
+reads the environment (``UPT_ZOO_HOME``) and sets up logging. Everything beyond typer is imported
+inside the commands, which keeps ``--help`` fast.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from upt_zoo.cli import AsJson, Home, exit_code
+from upt_zoo.errors import Unavailable, UptError
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from upt_server.app import Ports
+    from upt_server.client import Client
+    from upt_server.results import Output, Prediction
+
+# with MiniLM on two cores a batch of 2,048 tokens takes a third of a second; larger ones bring a
+# tenth more throughput; a full queue of 65,536 tokens is worked off in ten seconds
+_BATCH_TOKENS, _QUEUE_TOKENS = 2048, 65_536
+
+app = typer.Typer(
+    help="Serve many adapters on one frozen encoder, and ask a server for answers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it would read the brackets of the grammar as markup
+)
+Target = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The server to ask.")]
+Adapter = Annotated[str, typer.Argument(metavar="REF", help="name[:version][@digest]")]
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        app()
+    except Exception as error:  # noqa: BLE001 - the edge: every error becomes one line and a code
+        typer.echo(f"upt-server: {_message(error)}", err=True)
+        if sys.flags.dev_mode:
+            traceback.print_exception(error)
+        sys.exit(exit_code(error))
+
+
+@app.command()
+def run(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8001,
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8000,
+    preload: Annotated[
+        str, typer.Option(metavar="REF,REF", help="Adapters to load first and to keep loaded.")
+    ] = "",
+    home: Home = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Hub id or directory.", show_default="the embedded one")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute.")] = None,
+    max_batch_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of a batch.")
+    ] = _BATCH_TOKENS,
+    max_queue_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens that may wait.")
+    ] = _QUEUE_TOKENS,
+    adapter_memory_mb: Annotated[int, typer.Option(min=1, help="Memory for adapters.")] = 2048,
+    drain_timeout_s: Annotated[
+        float, typer.Option(min=0, help="Time to finish calls when told to stop.")
+    ] = 30.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Say that it is ready, and on which ports, in JSON.")
+    ] = False,
+) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    import asyncio
+
+    from upt_server.app import serve
+    from upt_server.scheduling import Budget
+    from upt_server.settings import Settings
+    from upt_zoo.backbone import EMBEDDED_HUB_ID
+    from upt_zoo.references import Reference
+
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    settings = Settings(
+        home=home,
+        backbone=backbone or EMBEDDED_HUB_ID,
+        host=host,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        preload=tuple(Reference.parse(name) for name in preload.split(",") if name),
+        threads=threads,
+        budget=Budget(tokens=max_batch_tokens),
+        max_queue_tokens=max_queue_tokens,
+        max_adapter_bytes=adapter_memory_mb * 1024**2,
+        drain_timeout_s=drain_timeout_s,
+    )
+
+    def announce(ports: "Ports") -> None:
+        if as_json:
+            event = {"event": "ready", "grpc_port": ports.grpc, "http_port": ports.http}
+            typer.echo(json.dumps(event))
+        else:
+            typer.echo(f"ready: gRPC on {host}:{ports.grpc}, HTTP on {host}:{ports.http}")
+
+    asyncio.run(serve(settings, announce))
+
+
+@app.command()
+def predict(
+    ref: Adapter,
+    texts: Annotated[
+        list[str], typer.Argument(metavar="TEXT...", help="In the order of the task's fields.")
+    ],
+    server: Target = "127.0.0.1:8001",
+    as_json: AsJson = False,
+) -> None:
+    """Ask for the answer to one input."""
+    from upt_server import wire
+
+    with _asking(server) as client:
+        prediction = client.predict_many([(ref, texts)])
+    if as_json:
+        _print_json(wire.write_prediction(prediction))
+    else:
+        _print_prediction(prediction)
+
+
+@app.command(name="ls")
+def list_adapters(server: Target = "127.0.0.1:8001", as_json: AsJson = False) -> None:
+    """List every version of every adapter that the server can answer with."""
+    from upt_protos.v1.inference_pb2 import ListAdaptersResponse
+    from upt_server import wire
+
+    with _asking(server) as client:
+        adapters = client.adapters()
+    if as_json:
+        _print_json(ListAdaptersResponse(adapters=map(wire.write_adapter, adapters)))
+        return
+    _print_table(
+        ("adapter", "fields", "labels", "in memory"),
+        (
+            (
+                f"{adapter.identity.name}:{adapter.identity.version}",
+                ", ".join(adapter.fields),
+                ", ".join(adapter.labels) or f"a {adapter.head}",
+                "yes" if adapter.is_resident else "no",
+            )
+            for adapter in adapters
+        ),
+    )
+
+
+@contextmanager
+def _asking(server: str) -> "Iterator[Client]":
+    """Connect; no answer in time counts as unavailable."""
+    from upt_server.client import Client
+
+    try:
+        with Client(server) as client:
+            yield client
+    except TimeoutError as error:
+        raise Unavailable(f"{server}: {error}") from error
+
+
+def _message(error: Exception) -> str:
+    """Say what went wrong in one line."""
+    if isinstance(error, UptError | OSError):
+        return " ".join(str(error).split())
+    return (
+        f"unexpected {type(error).__name__}, a fault of upt-server; please report it with the "
+        f"output under PYTHONDEVMODE=1"
+    )
+
+
+def _print_json(message: "Message") -> None:
+    """Print a message of ``upt.v1`` in protobuf's own JSON, as other clients see it."""
+    from google.protobuf.json_format import MessageToJson
+
+    typer.echo(
+        MessageToJson(
+            message,
+            preserving_proto_field_name=True,
+            always_print_fields_with_no_presence=True,
+            ensure_ascii=False,
+        )
+    )
+
+
+def _print_prediction(prediction: "Prediction") -> None:
+    (output,) = prediction.outputs
+    timings, adapter = prediction.timings, output.adapter
+    _print_table(None, _answer_rows(output))
+    cut = ", truncated" if output.is_truncated else ""
+    typer.echo(
+        f"{adapter.name}:{adapter.version}@{adapter.digest.removeprefix('sha256:')[:12]}, "
+        f"{output.tokens} tokens{cut}, {timings.total_ms:.1f} ms (load {timings.load_ms:.1f}, "
+        f"queue {timings.queue_ms:.1f}, forward {timings.forward_ms:.1f})"
+    )
+
+
+def _answer_rows(output: "Output") -> list[tuple[str, ...]]:
+    """Return the answer and, where there are labels, every label from likely to unlikely."""
+    from upt_zoo.answers import LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
+
+    match output.answer:
+        case ValueAnswer(value=value):
+            return [(f"{value:.4g}",)]
+        case SpanAnswer(text=text, start=start, end=end, score=score):
+            return [(text, _percent(score), f"characters {start} to {end}")]
+        case LabelAnswer(scores=scores):
+            return _ranking(output.labels, scores)
+        case LabelSetAnswer(labels=given, scores=scores):
+            first = (", ".join(given) or "no label reaches the threshold",)
+            return [first, *_ranking(output.labels, scores)]
+
+
+def _ranking(labels: Sequence[str], scores: Sequence[float]) -> list[tuple[str, ...]]:
+    pairs = zip(labels, scores, strict=True)
+    ranked = sorted(pairs, key=lambda pair: pair[1], reverse=True)
+    return [(label, _percent(score)) for label, score in ranked]
+
+
+def _percent(score: float) -> str:
+    return f"{100 * score:.1f} %"
+
+
+def _print_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*(header or ()), box=None, pad_edge=False, show_header=header is not None)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What a reference means right now, asked of the disk only when the store has changed."""
+
+from asyncio import get_running_loop
+from concurrent.futures import ThreadPoolExecutor
+
+from upt_zoo.errors import InvalidReference
+from upt_zoo.references import Reference
+from upt_zoo.store import Store, StoredAdapter
+
+_Stamp = tuple[int, int, int]
+
+
+class Resolver:
+    """Resolves references, with a memory that ends when the store's index is replaced.
+
+    So a bare name follows newly published versions without a restart. ``threads`` does the reading.
+    """
+
+    def __init__(self, store: Store, threads: ThreadPoolExecutor) -> None:
+        self._store, self._threads = store, threads
+        self._index_file = store.root / "index.json"
+        self._stamp: _Stamp | None = None
+        self._known: dict[Reference, StoredAdapter] = {}
+
+    async def resolve(self, reference: Reference) -> StoredAdapter:
+        """Find the version that is meant.
+
+        Raises:
+            AdapterNotFound: no such name, tag or digest.
+            Corrupt: the adapter's manifest or spec is damaged.
+            InvalidReference: the reference names a remote.
+        """
+        if reference.remote is not None:
+            raise InvalidReference(
+                f"{reference}: the server answers from its own store; leave out {reference.remote}/"
+            )
+        stamp = self._read_stamp()
+        if stamp != self._stamp:
+            self._stamp, self._known = stamp, {}
+        known = self._known  # a later index gets a memory of its own
+        stored = known.get(reference)
+        if stored is None:
+            stored = await get_running_loop().run_in_executor(
+                self._threads, self._store.resolve, reference
+            )
+            known[reference] = stored
+        return stored
+
+    async def references(self) -> tuple[Reference, ...]:
+        """Return every version that can be named, by name, then from oldest to newest."""
+        return await get_running_loop().run_in_executor(self._threads, self._store.list)
+
+    def _read_stamp(self) -> _Stamp | None:
+        """Tell one index from the next: each is a file of its own, renamed into its place."""
+        try:
+            status = self._index_file.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,0 +1,72 @@
+"""The gRPC edge of ``upt.v1``: translation only. Texts are never logged."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import grpc
+
+from upt_protos.v1 import inference_pb2 as pb
+from upt_protos.v1 import inference_pb2_grpc
+from upt_server import statuses, wire
+from upt_server.engine import Engine
+from upt_server.metrics import Metrics
+from upt_zoo.references import Reference
+
+logger = logging.getLogger(__name__)
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+
+
+class InferenceService(inference_pb2_grpc.InferenceServicer):
+    """Serves ``upt.v1.Inference`` from an engine."""
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self._engine, self._metrics = engine, metrics
+
+    async def Predict(self, request: pb.PredictRequest, context: _Context) -> pb.PredictResponse:
+        """Answer every input of the call."""
+        async with _statuses(context):
+            try:
+                prediction = await self._engine.predict(
+                    wire.read_inputs(request), timeout_s=context.time_remaining()
+                )
+            except (Exception, asyncio.CancelledError) as error:
+                self._metrics.call_failed(_names(request), statuses.code_of(error))
+                raise
+        self._metrics.call_answered(prediction)
+        return wire.write_prediction(prediction)
+
+    async def ListAdapters(
+        self, request: pb.ListAdaptersRequest, context: _Context
+    ) -> pb.ListAdaptersResponse:
+        """Describe every version in the store."""
+        async with _statuses(context):
+            descriptions = await self._engine.describe_all()
+        return pb.ListAdaptersResponse(adapters=map(wire.write_adapter, descriptions))
+
+    async def GetAdapter(self, request: pb.GetAdapterRequest, context: _Context) -> pb.Adapter:
+        """Describe one adapter."""
+        async with _statuses(context):
+            description = await self._engine.describe(Reference.parse(request.adapter))
+        return wire.write_adapter(description)
+
+
+@asynccontextmanager
+async def _statuses(context: _Context) -> AsyncIterator[None]:
+    """End the call with the status of whatever error comes out."""
+    try:
+        yield
+    except Exception as error:  # the edge: every error becomes a status
+        code = statuses.code_of(error)
+        if code is grpc.StatusCode.INTERNAL:
+            logger.exception("a call failed")
+        details = ((statuses.DETAILS_KEY, statuses.details_of(error)),)
+        await context.abort(code, statuses.message_of(error), details)
+
+
+def _names(request: pb.PredictRequest) -> list[str]:
+    """Return the adapters' names, for metrics, of references that need not even parse."""
+    return [item.adapter.partition("@")[0].partition(":")[0] for item in request.inputs]

@@ -1,0 +1,32 @@
+"""Every setting of the server, in one frozen value; the command line knows the defaults."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from upt_server.inputs import Limits
+from upt_server.scheduling import Budget
+from upt_zoo.references import Reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What to serve, where, and within which bounds.
+
+    ``home`` None is the user's data directory; ``backbone`` is a hub id or a directory; a port of 0
+    takes a free one; ``threads`` None is the computing library's own choice. Adapters in
+    ``preload`` are loaded before the server is ready and are never evicted.
+    """
+
+    home: Path | None
+    backbone: str
+    host: str
+    grpc_port: int
+    http_port: int
+    preload: tuple[Reference, ...]
+    threads: int | None
+    budget: Budget
+    max_queue_tokens: int
+    max_adapter_bytes: int
+    drain_timeout_s: float
+    limits: Limits = field(default_factory=Limits)
+    max_concurrent_calls: int = 1024

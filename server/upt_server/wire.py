@@ -1,0 +1,262 @@
+"""Between our values and the messages of ``upt.v1``, in both directions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from upt_protos.v1 import inference_pb2 as pb
+from upt_server.inputs import Input, at_input
+from upt_server.results import (
+    AdapterDescription,
+    AdapterIdentity,
+    BatchFacts,
+    Output,
+    Precision,
+    Prediction,
+    Timings,
+)
+from upt_zoo.answers import Answer, LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
+from upt_zoo.errors import Corrupt
+from upt_zoo.references import Reference
+from upt_zoo.spec import HeadKind
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_PRECISIONS: "Mapping[Precision, pb.Precision.ValueType]" = {
+    "exact": pb.PRECISION_EXACT,
+    "fast": pb.PRECISION_FAST,
+}
+_HEADS: "Mapping[HeadKind, pb.HeadKind.ValueType]" = {
+    "classification": pb.HEAD_KIND_CLASSIFICATION,
+    "multi_label": pb.HEAD_KIND_MULTI_LABEL,
+    "regression": pb.HEAD_KIND_REGRESSION,
+    "span": pb.HEAD_KIND_SPAN,
+}
+
+
+def read_inputs(request: pb.PredictRequest) -> list[Input]:
+    """Read what the caller asks for.
+
+    Raises:
+        InvalidReference: an adapter reference does not parse.
+    """
+    inputs = []
+    for index, message in enumerate(request.inputs):
+        with at_input(index):
+            adapter = Reference.parse(message.adapter)
+        inputs.append(
+            Input(adapter=adapter, texts=tuple(message.texts), fields=dict(message.fields))
+        )
+    return inputs
+
+
+def write_request(inputs: Sequence[Input]) -> pb.PredictRequest:
+    """Write a call's inputs."""
+    return pb.PredictRequest(
+        inputs=[
+            pb.Input(adapter=str(item.adapter), texts=item.texts, fields=item.fields)
+            for item in inputs
+        ]
+    )
+
+
+def write_prediction(prediction: Prediction) -> pb.PredictResponse:
+    """Write a call's answer."""
+    timings = prediction.timings
+    return pb.PredictResponse(
+        outputs=[_write_output(output) for output in prediction.outputs],
+        backbone_digest=prediction.backbone_digest,
+        precision=_PRECISIONS[prediction.precision],
+        timings=pb.Timings(
+            load_ms=timings.load_ms,
+            tokenize_ms=timings.tokenize_ms,
+            queue_ms=timings.queue_ms,
+            forward_ms=timings.forward_ms,
+            total_ms=timings.total_ms,
+        ),
+        batches=[
+            pb.Batch(
+                rows=facts.rows,
+                tokens=facts.tokens,
+                distinct_adapters=facts.distinct_adapters,
+                forward_ms=facts.forward_ms,
+            )
+            for facts in prediction.batches
+        ],
+    )
+
+
+def read_prediction(response: pb.PredictResponse) -> Prediction:
+    """Read a call's answer.
+
+    Raises:
+        Corrupt: the server speaks a later form of ``upt.v1``.
+    """
+    timings = response.timings
+    return Prediction(
+        outputs=tuple(_read_output(message) for message in response.outputs),
+        backbone_digest=response.backbone_digest,
+        precision=_key_of(response.precision, _PRECISIONS),
+        timings=Timings(
+            load_ms=timings.load_ms,
+            tokenize_ms=timings.tokenize_ms,
+            queue_ms=timings.queue_ms,
+            forward_ms=timings.forward_ms,
+            total_ms=timings.total_ms,
+        ),
+        batches=tuple(
+            BatchFacts(
+                rows=message.rows,
+                tokens=message.tokens,
+                distinct_adapters=message.distinct_adapters,
+                forward_ms=message.forward_ms,
+            )
+            for message in response.batches
+        ),
+    )
+
+
+def write_adapter(description: AdapterDescription) -> pb.Adapter:
+    """Write an adapter's description."""
+    return pb.Adapter(
+        identity=_write_identity(description.identity),
+        task=description.task,
+        description=description.description,
+        method=description.method,
+        fields=description.fields,
+        max_tokens=description.max_tokens,
+        head=_HEADS[description.head],
+        labels=description.labels,
+        metric=description.metric,
+        metrics=description.metrics,
+        backbone_hub_id=description.backbone_hub_id,
+        backbone_digest=description.backbone_digest,
+        parameters=pb.Parameters(
+            trained=description.trained_parameters,
+            served=description.served_parameters,
+            head=description.head_parameters,
+        ),
+        licence=description.licence,
+        data=description.data,
+        data_licence=description.data_licence,
+        commercial_use=description.commercial_use,
+        resident=description.is_resident,
+    )
+
+
+def read_adapter(message: pb.Adapter) -> AdapterDescription:
+    """Read an adapter's description.
+
+    Raises:
+        Corrupt: the server speaks a later form of ``upt.v1``.
+    """
+    return AdapterDescription(
+        identity=_read_identity(message.identity),
+        task=message.task,
+        description=message.description,
+        method=message.method,
+        fields=tuple(message.fields),
+        max_tokens=message.max_tokens,
+        head=_key_of(message.head, _HEADS),
+        labels=tuple(message.labels),
+        metric=message.metric,
+        metrics=dict(message.metrics),
+        backbone_hub_id=message.backbone_hub_id,
+        backbone_digest=message.backbone_digest,
+        trained_parameters=message.parameters.trained,
+        served_parameters=message.parameters.served,
+        head_parameters=message.parameters.head,
+        licence=message.licence,
+        data=message.data,
+        data_licence=message.data_licence,
+        commercial_use=message.commercial_use,
+        is_resident=message.resident,
+    )
+
+
+def _write_output(output: Output) -> pb.Output:
+    message = pb.Output(
+        adapter=_write_identity(output.adapter),
+        task=output.task,
+        tokens=output.tokens,
+        truncated=output.is_truncated,
+        windows=output.windows,
+    )
+    _write_answer(output.answer, output.labels, message)
+    return message
+
+
+def _write_answer(answer: Answer, labels: Sequence[str], message: pb.Output) -> None:
+    match answer:
+        case LabelAnswer(label=label, index=index, score=score, scores=scores):
+            message.label.CopyFrom(
+                pb.LabelAnswer(
+                    label=label, index=index, score=score, scores=_write_scores(labels, scores)
+                )
+            )
+        case LabelSetAnswer(labels=given, scores=scores):
+            message.label_set.CopyFrom(
+                pb.LabelSetAnswer(labels=given, scores=_write_scores(labels, scores))
+            )
+        case ValueAnswer(value=value):
+            message.value.CopyFrom(pb.ValueAnswer(value=value))
+        case SpanAnswer(text=text, start=start, end=end, score=score):
+            message.span.CopyFrom(pb.SpanAnswer(text=text, start=start, end=end, score=score))
+
+
+def _write_scores(labels: Sequence[str], scores: Sequence[float]) -> list[pb.Score]:
+    return [pb.Score(label=label, score=score) for label, score in zip(labels, scores, strict=True)]
+
+
+def _read_output(message: pb.Output) -> Output:
+    answer, labels = _read_answer(message)
+    return Output(
+        answer=answer,
+        labels=labels,
+        adapter=_read_identity(message.adapter),
+        task=message.task,
+        tokens=message.tokens,
+        is_truncated=message.truncated,
+        windows=message.windows,
+    )
+
+
+def _read_answer(message: pb.Output) -> tuple[Answer, tuple[str, ...]]:
+    match message.WhichOneof("answer"):
+        case "label":
+            labels, scores = _read_scores(message.label.scores)
+            return LabelAnswer(
+                label=message.label.label,
+                index=message.label.index,
+                score=message.label.score,
+                scores=scores,
+            ), labels
+        case "label_set":
+            labels, scores = _read_scores(message.label_set.scores)
+            return LabelSetAnswer(labels=tuple(message.label_set.labels), scores=scores), labels
+        case "value":
+            return ValueAnswer(value=message.value.value), ()
+        case "span":
+            span = message.span
+            return SpanAnswer(text=span.text, start=span.start, end=span.end, score=span.score), ()
+    raise Corrupt("the server gave an answer of an unknown kind; use a later client")
+
+
+def _read_scores(scores: Iterable[pb.Score]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    pairs = [(score.label, score.score) for score in scores]
+    return tuple(label for label, _ in pairs), tuple(score for _, score in pairs)
+
+
+def _write_identity(identity: AdapterIdentity) -> pb.AdapterIdentity:
+    return pb.AdapterIdentity(name=identity.name, version=identity.version, digest=identity.digest)
+
+
+def _read_identity(message: pb.AdapterIdentity) -> AdapterIdentity:
+    return AdapterIdentity(name=message.name, version=message.version, digest=message.digest)
+
+
+def _key_of(value: V, values: Mapping[K, V]) -> K:
+    for key, known in values.items():
+        if known == value:
+            return key
+    raise Corrupt(f"the server gave the unknown value {value}; use a later client")

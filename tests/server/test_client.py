@@ -1,0 +1,171 @@
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from upt_server.client import AsyncClient, Client
+from upt_server.runner import TorchRunner
+from upt_testing.serving import FakeRunner, Served, make_settings, serving
+from upt_zoo.answers import LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
+from upt_zoo.backbone import Backbone
+from upt_zoo.errors import (
+    AdapterNotFound,
+    InvalidReference,
+    InvalidText,
+    Overloaded,
+    Unavailable,
+    UptError,
+)
+from upt_zoo.references import Reference
+from upt_zoo.store import Store
+
+FILM = "a gripping , funny film"
+MIXED = [
+    ("sst2", [FILM]),
+    ("topics", ["the old city"]),
+    ("stsb", ["this book is fine"]),
+    ("squad", ["who wrote it ?", "the man wrote it ."]),
+]
+KINDS = [LabelAnswer, LabelSetAnswer, ValueAnswer, SpanAnswer]
+
+
+@pytest.fixture
+async def served(store: Store, backbone: Backbone, runner: TorchRunner) -> AsyncIterator[Served]:
+    async with serving(make_settings(store.root), backbone, runner) as served:
+        yield served
+
+
+@pytest.fixture
+async def faked(store: Store, backbone: Backbone, fake: FakeRunner) -> AsyncIterator[Served]:
+    settings = make_settings(store.root, max_queue_tokens=20)
+    async with serving(settings, backbone, fake) as served:
+        yield served
+        fake.release()
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """The blocking client behind the awaited one's interface: each call in a thread."""
+
+    client: Client
+
+    def __getattr__(self, name: str) -> object:
+        method = getattr(self.client, name)
+        return lambda *args, **kwargs: asyncio.to_thread(method, *args, **kwargs)
+
+
+@pytest.fixture(params=["blocking", "awaited"])
+async def client(request: pytest.FixtureRequest, served: Served) -> AsyncIterator[AsyncClient]:
+    if request.param == "awaited":
+        async with AsyncClient(served.target) as client:
+            yield client
+    else:
+        with Client(served.target) as blocking:
+            yield Blocking(blocking)  # type: ignore[misc]  # the same interface, by __getattr__
+
+
+async def test_a_text_gets_a_typed_answer_and_who_gave_it(
+    client: AsyncClient, store: Store
+) -> None:
+    output = await client.predict("sst2", FILM)
+    assert isinstance(output.answer, LabelAnswer)
+    assert output.labels == ("negative", "positive")
+    assert sum(output.answer.scores) == pytest.approx(1, abs=1e-6)
+    assert output.adapter.digest == store.resolve(Reference(name="sst2")).digest
+
+
+async def test_fields_by_name_equal_texts_in_order(client: AsyncClient) -> None:
+    by_order = await client.predict("squad", *MIXED[3][1])
+    by_name = await client.predict(
+        "squad", fields=dict(zip(("context", "question"), reversed(MIXED[3][1]), strict=True))
+    )
+    assert by_name == by_order
+
+
+async def test_a_mixed_call_is_answered_in_order_by_one_batch(client: AsyncClient) -> None:
+    prediction = await client.predict_many(MIXED)
+    assert [output.adapter.name for output in prediction.outputs] == [name for name, _ in MIXED]
+    assert [type(output.answer) for output in prediction.outputs] == KINDS
+    (batch,) = prediction.batches
+    assert (batch.rows, batch.distinct_adapters) == (4, 4)
+    assert prediction.precision == "exact"
+    assert prediction.timings.total_ms > prediction.timings.forward_ms > 0
+
+
+async def test_adapters_are_listed_and_described(client: AsyncClient) -> None:
+    adapters = await client.adapters()
+    assert [adapter.identity.name for adapter in adapters] == [
+        "cola",
+        "squad",
+        "sst2",
+        "stsb",
+        "topics",
+    ]
+    assert await client.adapter("sst2:1.0.0") == adapters[2]
+    assert (adapters[1].head, adapters[1].fields) == ("span", ("question", "context"))
+
+
+async def test_the_servers_errors_are_raised_as_themselves(client: AsyncClient) -> None:
+    with pytest.raises(AdapterNotFound, match="no adapter nobody"):
+        await client.predict("nobody", FILM)
+    with pytest.raises(AdapterNotFound):
+        await client.adapter("nobody")
+    with pytest.raises(InvalidText, match=r"inputs\[1\]: .*sentence is empty"):
+        await client.predict_many([("sst2", [FILM]), ("sst2", [""])])
+
+
+async def test_a_reference_that_does_not_parse_asks_no_server() -> None:
+    async with AsyncClient("127.0.0.1:1") as client:
+        with pytest.raises(InvalidReference):
+            await client.predict("No Such", FILM)
+
+
+async def test_a_server_that_is_not_there_is_unavailable() -> None:
+    async with AsyncClient("127.0.0.1:1") as client:
+        with pytest.raises(Unavailable, match=r"cannot reach 127\.0\.0\.1:1: .*`upt-server run`"):
+            await client.predict("sst2", FILM)
+
+
+async def test_no_answer_in_time_is_a_timeout(faked: Served, fake: FakeRunner) -> None:
+    fake.hold()
+    async with AsyncClient(faked.target, timeout_s=0.1) as client:
+        with pytest.raises(TimeoutError):
+            await client.predict("sst2", FILM)
+
+
+async def test_a_full_queue_says_when_to_come_back(faked: Served, fake: FakeRunner) -> None:
+    async with AsyncClient(faked.target) as client, asyncio.TaskGroup() as group:
+        fake.hold()
+        group.create_task(client.predict("sst2", FILM))
+        await fake.entered()
+        calls = [group.create_task(_outcome(client)) for _ in range(3)]
+        done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        (turned_away,) = done
+        error = turned_away.result()
+        assert isinstance(error, Overloaded)
+        assert error.retry_after_s > 0
+        fake.release()
+
+
+async def _outcome(client: AsyncClient) -> Exception | None:
+    try:
+        await client.predict("sst2", FILM)
+    except UptError as error:
+        return error
+    return None
+
+
+async def test_a_fault_of_the_server_is_an_error_of_upt(faked: Served, fake: FakeRunner) -> None:
+    fake.error = RuntimeError("secret")
+    async with AsyncClient(faked.target) as client:
+        with pytest.raises(UptError, match="a fault of the server") as caught:
+            await client.predict("sst2", FILM)
+    assert type(caught.value) is UptError
+
+
+def test_the_client_needs_no_torch() -> None:
+    code = "import sys, upt_server.client; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

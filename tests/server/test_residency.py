@@ -1,0 +1,242 @@
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from upt_server.residency import Residency
+from upt_testing.adapters import random_tensors, tiny_spec
+from upt_testing.backbones import write_tiny_backbone
+from upt_testing.serving import TIMEOUT_S, Publisher
+from upt_zoo.backbone import Backbone
+from upt_zoo.errors import (
+    AdapterNotFound,
+    Corrupt,
+    InvalidReference,
+    Overloaded,
+    WrongBackbone,
+)
+from upt_zoo.references import Reference
+from upt_zoo.spec import AdapterSpec
+from upt_zoo.store import Store, StoredAdapter
+from upt_zoo.tensors import Array
+
+
+class Events:
+    def __init__(self) -> None:
+        self.loaded, self.evicted, self.resident = 0, 0, 0
+
+    def adapter_loaded(self, seconds: float, resident: int) -> None:
+        assert seconds >= 0
+        self.loaded, self.resident = self.loaded + 1, resident
+
+    def adapter_evicted(self, resident: int) -> None:
+        self.evicted, self.resident = self.evicted + 1, resident
+
+
+class SlowStore(Store):
+    """Stops inside each load until released."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.entered, self.released = threading.Event(), threading.Event()
+
+    def load(self, stored: StoredAdapter) -> tuple[AdapterSpec, dict[str, Array]]:
+        self.entered.set()
+        assert self.released.wait(TIMEOUT_S)
+        return super().load(stored)
+
+
+Make = Callable[..., Residency]
+
+
+@pytest.fixture
+def events() -> Events:
+    return Events()
+
+
+@pytest.fixture
+def make(backbone: Backbone, store: Store, events: Events) -> Iterator[Make]:
+    made = []
+
+    def make(store: Store = store, limit_bytes: int = 2**30) -> Residency:
+        made.append(
+            Residency(
+                store, backbone, dtype=torch.float32, limit_bytes=limit_bytes, observer=events
+            )
+        )
+        return made[-1]
+
+    yield make
+    for residency in made:
+        residency.close()
+
+
+def ref(text: str) -> Reference:
+    return Reference.parse(text)
+
+
+async def size_of(residency: Residency, name: str) -> int:
+    with await residency.acquire(ref(name)) as lease:
+        return lease.prepared.size_bytes()
+
+
+async def test_an_adapter_is_loaded_once_for_all_who_ask_at_once(
+    make: Make, store: Store, events: Events
+) -> None:
+    slow = SlowStore(store.root)
+    residency = make(slow)
+    asking = [asyncio.create_task(residency.acquire(ref("sst2"))) for _ in range(20)]
+    await asyncio.to_thread(slow.entered.wait, TIMEOUT_S)
+    slow.released.set()
+    leases = await asyncio.gather(*asking)
+    assert events.loaded == 1
+    assert len({id(lease.prepared) for lease in leases}) == 1
+
+
+async def test_who_leaves_while_loading_takes_nothing_from_who_stays(
+    make: Make, store: Store, events: Events
+) -> None:
+    slow = SlowStore(store.root)
+    residency = make(slow)
+    leaving, staying = (asyncio.create_task(residency.acquire(ref("sst2"))) for _ in range(2))
+    await asyncio.to_thread(slow.entered.wait, TIMEOUT_S)
+    leaving.cancel()
+    slow.released.set()
+    with await staying as lease:
+        assert lease.stored.reference == "sst2:1.0.0"
+    assert events.loaded == 1
+
+
+async def test_the_least_recently_used_adapter_makes_room(make: Make, events: Events) -> None:
+    size = await size_of(make(), "sst2")
+    residency = make(limit_bytes=2 * size)
+    for name in ("sst2", "cola", "sst2"):
+        with await residency.acquire(ref(name)):
+            pass
+    with await residency.acquire(ref("stsb")) as lease:
+        resident = {
+            name: residency.is_resident((await residency.resolver.resolve(ref(name))).digest)
+            for name in ("sst2", "cola", "stsb")
+        }
+        assert lease.prepared.size_bytes() <= size
+    assert resident == {"sst2": True, "cola": False, "stsb": True}
+    assert (events.evicted, events.resident) == (1, 2)
+
+
+async def test_a_leased_adapter_is_never_evicted(make: Make, events: Events) -> None:
+    size = await size_of(make(), "sst2")
+    residency = make(limit_bytes=size)
+    with await residency.acquire(ref("sst2")) as lease:
+        with pytest.raises(Overloaded, match=r"no room for cola:1\.0\.0"):
+            await residency.acquire(ref("cola"))
+        assert residency.is_resident(lease.stored.digest)
+    with await residency.acquire(ref("cola")):
+        assert not residency.is_resident(lease.stored.digest)
+    assert events.evicted == 1
+
+
+async def test_a_pinned_adapter_is_never_evicted(make: Make) -> None:
+    size = await size_of(make(), "sst2")
+    residency = make(limit_bytes=size)
+    stored = await residency.pin(ref("sst2"))
+    with pytest.raises(Overloaded):
+        await residency.acquire(ref("cola"))
+    assert residency.is_resident(stored.digest)
+
+
+async def test_an_evicted_adapter_comes_back_equal(make: Make) -> None:
+    size = await size_of(make(), "sst2")
+    residency = make(limit_bytes=size)
+    heads = []
+    for name in ("sst2", "cola", "sst2"):
+        with await residency.acquire(ref(name)) as lease:
+            heads.append(lease.prepared.head.out[0])
+    assert torch.equal(heads[0], heads[2])
+    assert not torch.equal(heads[0], heads[1])
+
+
+async def test_a_bare_name_follows_new_versions_and_a_version_stays(
+    make: Make, publish: Publisher
+) -> None:
+    residency = make()
+    with await residency.acquire(ref("sst2")) as before:
+        publish("sst2", version="1.1.0", seed=9)
+        with await residency.acquire(ref("sst2")) as after:
+            assert (before.stored.version, after.stored.version) == ("1.0.0", "1.1.0")
+        with await residency.acquire(ref("sst2:1.0.0")) as old:
+            assert old.stored == before.stored
+            assert old.prepared is before.prepared
+
+
+async def test_an_unchanged_store_is_asked_once(make: Make, store: Store) -> None:
+    asked = []
+
+    class CountingStore(Store):
+        def resolve(self, reference: Reference) -> StoredAdapter:
+            asked.append(reference)
+            return super().resolve(reference)
+
+    residency = make(CountingStore(store.root))
+    for _ in range(3):
+        with await residency.acquire(ref("sst2")):
+            pass
+    assert asked == [ref("sst2")]
+
+
+async def test_a_name_unknown_now_may_be_known_later(make: Make, publish: Publisher) -> None:
+    residency = make()
+    with pytest.raises(AdapterNotFound):
+        await residency.acquire(ref("later"))
+    publish("later")
+    with await residency.acquire(ref("later")) as lease:
+        assert lease.stored.name == "later"
+
+
+async def test_a_store_that_does_not_exist_has_no_adapters(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(AdapterNotFound):
+        await make(Store(tmp_path / "nowhere")).acquire(ref("sst2"))
+
+
+async def test_another_backbone_is_refused_before_anything_is_loaded(
+    make: Make, store: Store, events: Events, tmp_path: Path
+) -> None:
+    other = write_tiny_backbone(tmp_path / "other", "roberta", seed=5)
+    Publisher(store=store, backbone=other)("foreign")
+    with pytest.raises(WrongBackbone, match=r"upt/tiny-roberta-5.*upt/tiny-bert-0"):
+        await make().acquire(ref("foreign"))
+    assert events.loaded == 0
+
+
+async def test_rows_longer_than_the_backbone_are_refused(
+    make: Make, store: Store, backbone: Backbone
+) -> None:
+    spec = tiny_spec(backbone=backbone.identity, name="long")
+    task = spec.task.model_copy(update={"max_tokens": backbone.config.max_tokens + 1})
+    spec = spec.model_copy(update={"task": task})
+    store.publish(spec, random_tensors(spec, 0), "")
+    with pytest.raises(WrongBackbone, match="321 tokens"):
+        await make().acquire(ref("long"))
+
+
+async def test_damaged_bytes_are_refused_until_they_are_mended(
+    make: Make, store: Store, events: Events
+) -> None:
+    stored = store.resolve(ref("sst2"))
+    blob = store.root / "blobs" / "sha256" / stored.manifest.tensors.digest.removeprefix("sha256:")
+    whole = blob.read_bytes()
+    blob.write_bytes(whole[:-1] + b"\0")
+    residency = make()
+    with pytest.raises(Corrupt):
+        await residency.acquire(ref("sst2"))
+    assert not residency.is_resident(stored.digest)
+    blob.write_bytes(whole)
+    with await residency.acquire(ref("sst2")):
+        assert events.loaded == 1
+
+
+async def test_the_server_opens_no_remote_for_a_caller(make: Make) -> None:
+    with pytest.raises(InvalidReference, match="its own store"):
+        await make().acquire(ref("file:///tmp/sst2"))

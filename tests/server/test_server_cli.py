@@ -1,0 +1,206 @@
+"""The command as a user runs it: a process of its own."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from google.protobuf.json_format import Parse
+from typer.main import get_command
+
+from upt_protos.v1 import inference_pb2 as pb
+from upt_server.cli import app
+from upt_server.client import AsyncClient
+from upt_server.results import Output
+from upt_testing.adapters import CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN
+from upt_testing.serving import TIMEOUT_S, Publisher
+from upt_zoo.backbone import Backbone
+from upt_zoo.errors import Unavailable
+from upt_zoo.store import Store
+
+COMMAND = [sys.executable, "-m", "upt_server.cli"]
+
+
+def upt_server(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+        env=os.environ | {"COLUMNS": "200"} | environment,
+    )
+
+
+@dataclass(frozen=True)
+class Running:
+    process: "subprocess.Popen[str]"
+    target: str
+
+
+@contextmanager
+def running(*arguments: str, **environment: str) -> Iterator[Running]:
+    ports = ("--grpc-port", "0", "--http-port", "0", "--threads", "1", "--json")
+    with subprocess.Popen(
+        [*COMMAND, "run", *ports, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, process.communicate()[1]
+            event = json.loads(line)
+            assert event.keys() == {"event", "grpc_port", "http_port"}
+            assert event["event"] == "ready"
+            yield Running(process, f"127.0.0.1:{event['grpc_port']}")
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Iterator[Running]:
+    publish = Publisher(store=Store(tmp_path_factory.mktemp("home")), backbone=backbone)
+    heads = {"sst2": CLASSIFICATION, "topics": MULTI_LABEL, "stsb": REGRESSION, "squad": SPAN}
+    for seed, (name, head) in enumerate(heads.items()):
+        publish(name, head, seed=seed)
+    arguments = ("--backbone", str(backbone.directory), "--preload", "sst2,squad:1.0.0")
+    with running(*arguments, UPT_ZOO_HOME=str(publish.store.root)) as server:
+        yield server
+
+
+def test_predict_prints_labels_who_answered_and_times(server: Running) -> None:
+    result = upt_server("predict", "sst2", "a funny film", "--server", server.target)
+    assert (result.returncode, result.stderr) == (0, "")
+    first, second, facts = result.stdout.splitlines()
+    assert {first.split()[0], second.split()[0]} == {"negative", "positive"}
+    assert float(first.split()[1]) >= float(second.split()[1])
+    assert re.fullmatch(
+        r"sst2:1\.0\.0@[0-9a-f]{12}, 5 tokens, [0-9.]+ ms \(load .*, queue .*, forward .*\)", facts
+    )
+
+
+def test_predict_takes_the_texts_in_the_order_of_the_fields(server: Running) -> None:
+    context = "the man wrote the book . the woman painted the house"
+    result = upt_server("predict", "squad", "who wrote it ?", context, "--server", server.target)
+    found = re.search(r"(.*?)  .*characters (\d+) to (\d+)", result.stdout)
+    assert found is not None
+    assert context[int(found[2]) : int(found[3])] == found[1].strip()
+
+
+@pytest.mark.parametrize("adapter", ["topics", "stsb"])
+def test_predict_prints_other_answers_too(server: Running, adapter: str) -> None:
+    result = upt_server("predict", adapter, "the film", "--server", server.target)
+    assert result.returncode == 0
+    assert f"{adapter}:1.0.0@" in result.stdout
+
+
+def test_predict_prints_the_wires_own_json(server: Running) -> None:
+    result = upt_server("predict", "sst2", "a film", "--json", "--server", server.target)
+    response = Parse(result.stdout, pb.PredictResponse())
+    assert response.outputs[0].adapter.name == "sst2"
+    assert response.outputs[0].HasField("label")
+
+
+def test_ls_shows_what_can_be_asked(server: Running) -> None:
+    result = upt_server("ls", "--server", server.target)
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [line[0] for line in lines[1:]] == [
+        "squad:1.0.0",
+        "sst2:1.0.0",
+        "stsb:1.0.0",
+        "topics:1.0.0",
+    ]
+    adapters = json.loads(upt_server("ls", "--json", "--server", server.target).stdout)["adapters"]
+    resident = {adapter["identity"]["name"]: adapter["resident"] for adapter in adapters}
+    assert resident["sst2"]
+    assert resident["squad"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("nobody", "x"), 66, "no adapter nobody"),
+        (("sst2", ""), 64, "sentence is empty"),
+        (("sst2", "a", "b"), 64, "got 2 texts"),
+        (("No Such", "x"), 64, "reference 'No Such'"),
+    ],
+)
+def test_an_error_is_one_line_and_a_code(
+    server: Running, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    result = upt_server("predict", *arguments, "--server", server.target)
+    assert (result.returncode, result.stdout) == (code, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("upt-server: ")
+    assert message in line
+
+
+def test_no_server_is_unavailable() -> None:
+    result = upt_server("predict", "sst2", "x", "--server", "127.0.0.1:1")
+    assert result.returncode == 69
+    assert "cannot reach 127.0.0.1:1" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--preload", "nobody"), 66, "no adapter nobody"),
+        (("--preload", "No Such"), 64, "reference 'No Such'"),
+        (("--grpc-port", "70000"), 2, "--grpc-port"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why(
+    tmp_path: Path, backbone: Backbone, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    places = ("--home", str(tmp_path), "--backbone", str(backbone.directory))
+    ports = ("--grpc-port", "0", "--http-port", "0")
+    result = upt_server("run", *places, *ports, *arguments)
+    assert result.returncode == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_the_server_after_the_calls_inside(
+    store: Store, backbone: Backbone, number: signal.Signals
+) -> None:
+    arguments = ("--home", str(store.root), "--backbone", str(backbone.directory))
+    with running(*arguments) as server:
+        async with AsyncClient(server.target) as client:
+            calls = [asyncio.create_task(client.predict("sst2", "a film")) for _ in range(50)]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            server.process.send_signal(number)
+            results = await asyncio.gather(*calls, return_exceptions=True)
+        _, messages = await asyncio.to_thread(server.process.communicate, timeout=TIMEOUT_S)
+    assert server.process.returncode == 0
+    assert "Traceback" not in messages
+    assert {type(result) for result in results} <= {Output, Unavailable}
+    assert Output in {type(result) for result in results}
+
+
+def test_help_loads_no_torch() -> None:
+    code = (
+        "import sys; from upt_server.cli import app; from typer.testing import CliRunner; "
+        "result = CliRunner().invoke(app, ['--help']); "
+        "sys.exit(result.exit_code or 'torch' in sys.modules or 'grpc' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_flag_and_argument_is_explained() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]  # it is a group
+    assert set(commands) == {"run", "predict", "ls"}
+    for command in commands.values():
+        assert command.help
+        assert all(parameter.help for parameter in command.params), command.name

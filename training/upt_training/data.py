@@ -1,0 +1,138 @@
+"""Rows of a task, from a folder of ``<task>/<split>.jsonl.gz`` or from the Hugging Face hub."""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from upt_zoo.errors import DataNotFound, InvalidInput
+from upt_zoo.spec import DataFile
+from upt_zoo.tasks import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldSpans:
+    """All accepted answers of a question; ``starts`` are code points of the context."""
+
+    texts: tuple[str, ...]
+    starts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One labelled input: texts in the order of the task's fields, and its gold answer."""
+
+    texts: tuple[str, ...]
+    gold: int | float | GoldSpans
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """The rows of one file and the file's identity."""
+
+    file: DataFile
+    examples: tuple[Example, ...]
+
+
+def read_split(task: Task, split: str, *, folder: Path | None) -> Split:
+    """Read a split of the task from ``folder`` (``UPT_DATA_DIR``), or from the hub without one.
+
+    Raises:
+        DataNotFound: no such file, or no folder and no copy on the hub.
+        InvalidInput: a row lacks a field or has an unknown label.
+    """
+    if folder is None:
+        return _read_hub(task, split)
+    file = folder / task.name / f"{split}.jsonl.gz"
+    if not file.is_file():
+        raise DataNotFound(f"task {task.name}: expected the file {file}")
+    data = file.read_bytes()
+    rows = (json.loads(line) for line in gzip.decompress(data).decode().splitlines())
+    return _split(task, split, rows, digest=hashlib.sha256(data).hexdigest())
+
+
+def splits_in(task: Task, *, folder: Path | None) -> tuple[str, ...]:
+    """Return the names of the evaluation splits at hand: dev files, then test files."""
+    if folder is None:
+        return (task.hub.dev_split,) if task.hub else ()
+    names = sorted(
+        file.name.removesuffix(".jsonl.gz") for file in (folder / task.name).glob("*.gz")
+    )
+    return tuple(
+        sorted(
+            (name for name in names if not name.startswith("train")),
+            key=lambda name: (name.startswith("test"), name),
+        )
+    )
+
+
+def _read_hub(task: Task, split: str) -> Split:
+    if task.hub is None:
+        raise DataNotFound(
+            f"task {task.name} has no copy on the hub: set UPT_DATA_DIR to a folder that holds "
+            f"{task.name}/{split}.jsonl.gz"
+        )
+    import datasets
+
+    name = task.hub.dev_split if split == "dev" else split
+    try:
+        rows = datasets.load_dataset(task.hub.path, task.hub.name, split=name)
+    except Exception as error:  # the library's errors have no common root
+        raise DataNotFound(
+            f"task {task.name}: {task.hub.path} could not be read from the hub "
+            f"({type(error).__name__}); set UPT_DATA_DIR to read local files"
+        ) from error
+    return _split(task, split, rows, digest=_rows_digest(rows))
+
+
+def _rows_digest(rows: Iterable[Mapping[str, object]]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _split(task: Task, split: str, rows: Iterable[Mapping[str, object]], *, digest: str) -> Split:
+    examples = tuple(_example(task, split, number, row) for number, row in enumerate(rows))
+    file = DataFile(name=f"{task.name}/{split}", digest=f"sha256:{digest}", rows=len(examples))
+    return Split(file=file, examples=examples)
+
+
+def _example(task: Task, split: str, number: int, row: Mapping[str, object]) -> Example:
+    try:
+        texts = tuple(str(row[field]) for field in task.fields)
+        return Example(texts=texts, gold=_gold(task, row))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{task.name}/{split}, row {number}: expected the fields {', '.join(task.fields)} and "
+            f"a gold answer, got {sorted(row)} ({error})"
+        ) from error
+
+
+def _gold(task: Task, row: Mapping[str, object]) -> int | float | GoldSpans:
+    if task.kind == "span":
+        answers = row["answers"]
+        if not isinstance(answers, Mapping):
+            raise ValueError("answers is not an object with text and answer_start")
+        return GoldSpans(texts=tuple(answers["text"]), starts=tuple(answers["answer_start"]))
+    label = row["label"]
+    if not isinstance(label, int | float):
+        raise ValueError(f"label {label!r} is not a number")
+    if task.kind == "regression":
+        return float(label)
+    if int(label) not in range(len(task.labels or ())):
+        raise ValueError(f"label {label} is not one of {task.labels}")
+    return int(label)
+
+
+def hold_out(
+    examples: Sequence[Example], rows: int, order: Sequence[int]
+) -> tuple[list[Example], list[Example]]:
+    """Split into (train, holdout): the first ``rows`` places of ``order`` are held out."""
+    held = set(order[:rows])
+    return (
+        [example for index, example in enumerate(examples) if index not in held],
+        [examples[index] for index in order[:rows]],
+    )

@@ -1,0 +1,231 @@
+"""The weights that learn: their start values, their optimiser groups, and their served form.
+
+``AdapterLearner`` trains an adapter on a frozen encoder, ``FullLearner`` the whole encoder with a
+head for comparison. Both hand the loop an encoder and an adapter ready for the forward pass.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from upt_training.recipe import Recipe
+from upt_zoo import layout
+from upt_zoo.backbone import EncoderConfig
+from upt_zoo.nn.adapter import PreparedAdapter, prepare
+from upt_zoo.nn.encoder import Encoder, build_encoder
+from upt_zoo.nn.layers import embed, run_layers
+from upt_zoo.nn.packing import Row, pack
+from upt_zoo.spec import AdapterSpec
+
+_REPARAMETRISATION = "reparametrisation"  # trained names that are not part of the served layout
+_REPARAMETRISATION_WIDTH = 512
+_START_STD = 0.02
+
+
+class Learner(Protocol):
+    """What the loop needs of a model that learns.
+
+    ``weights`` are the trained tensors by name, changed in place by the optimiser; ``rates`` gives
+    each its learning rate.
+    """
+
+    weights: dict[str, Tensor]
+    rates: dict[str, float]
+
+    def model(self) -> tuple[Encoder, PreparedAdapter]:
+        """Return encoder and adapter for one forward pass, under autograd."""
+        ...
+
+    def served_tensors(self) -> dict[str, Tensor]:
+        """Return detached fp32 tensors in the served layout."""
+        ...
+
+
+class AdapterLearner:
+    """An adapter's weights on a frozen encoder.
+
+    ``target_scale`` (mean, deviation) is folded into a regression head, so that it learns
+    standardised targets and serves the labels' own unit.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        spec: AdapterSpec,
+        encoder: Encoder,
+        *,
+        start_ids: Sequence[int],
+        target_scale: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        self._recipe, self._spec, self._encoder = recipe, spec, encoder
+        self._target_scale = target_scale
+        self.weights = _start_weights(recipe, spec, encoder, start_ids)
+        self.rates = {name: _rate(recipe, name) for name in self.weights}
+
+    def model(self) -> tuple[Encoder, PreparedAdapter]:
+        """Return the frozen encoder and the adapter, under autograd."""
+        return self._encoder, prepare(self._spec, self._folded(), dtype=self._encoder.dtype)
+
+    def served_tensors(self) -> dict[str, Tensor]:
+        """Return detached fp32 tensors in the served layout."""
+        return {name: tensor.detach().clone() for name, tensor in self._folded().items()}
+
+    def _folded(self) -> dict[str, Tensor]:
+        served = {
+            name: tensor
+            for name, tensor in self.weights.items()
+            if not name.startswith(_REPARAMETRISATION)
+        }
+        if self._recipe.is_prefix_reparametrised and self._spec.prefix:
+            keys, values = _unfold_prefix(self.weights, self._spec.backbone.layers)
+            served |= {layout.PREFIX_KEYS: keys, layout.PREFIX_VALUES: values}
+        for target in self._spec.lora.targets if self._spec.lora else ():
+            name = layout.lora_b(target)
+            served[name] = served[name] * self._recipe.lora_factor
+        return served | _scaled_head(served, self._target_scale)
+
+
+class FullLearner:
+    """The whole encoder and a head: full fine-tuning, for comparison only."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        spec: AdapterSpec,
+        config: EncoderConfig,
+        backbone: Mapping[str, Tensor],
+        *,
+        target_scale: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        self._config, self._spec, self._target_scale = config, spec, target_scale
+        self._head = _start_head(spec)
+        self._backbone = {
+            name: tensor.detach().clone().requires_grad_() for name, tensor in backbone.items()
+        }
+        self._dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        self.weights = self._backbone | self._head
+        self.rates = dict.fromkeys(self._backbone, recipe.backbone_rate)
+        self.rates |= dict.fromkeys(self._head, recipe.head_rate)
+
+    def model(self, *, dtype: torch.dtype | None = None) -> tuple[Encoder, PreparedAdapter]:
+        """Return the learning encoder and its head, under autograd."""
+        dtype = dtype or self._dtype
+        encoder = build_encoder(self._config, self._backbone, dtype=dtype, is_learning=True)
+        head = self._head | _scaled_head(self._head, self._target_scale)
+        return encoder, prepare(self._spec, head, dtype=dtype)
+
+    def served_tensors(self) -> dict[str, Tensor]:
+        """Return the head alone: the encoder is no adapter and is never published."""
+        head = self._head | _scaled_head(self._head, self._target_scale)
+        return {name: tensor.detach().clone() for name, tensor in head.items()}
+
+
+def _rate(recipe: Recipe, name: str) -> float:
+    if name.startswith("head."):
+        return recipe.head_rate
+    if ".gate." in name:
+        return recipe.adapter_rate * recipe.gate_rate_share
+    return recipe.adapter_rate
+
+
+def _scaled_head(
+    tensors: Mapping[str, Tensor], target_scale: tuple[float, float]
+) -> dict[str, Tensor]:
+    mean, deviation = target_scale
+    weight, bias = layout.weight(layout.HEAD_OUT), layout.bias(layout.HEAD_OUT)
+    return {weight: tensors[weight] * deviation, bias: tensors[bias] * deviation + mean}
+
+
+def _start_weights(
+    recipe: Recipe, spec: AdapterSpec, encoder: Encoder, start_ids: Sequence[int]
+) -> dict[str, Tensor]:
+    """Draw start values so that LoRA and the bottleneck begin as no change to the backbone.
+
+    Prompt and prefix begin as the backbone's own embeddings, keys and values of ``start_ids``
+    (at least as many as the longer of the two).
+    """
+    weights = {
+        name: _start_value(recipe, name, shape)
+        for name, shape in layout.component_shapes(spec).items()
+    }
+    if spec.prompt is not None:
+        ids = torch.tensor(start_ids[: spec.prompt.length])
+        weights[layout.PROMPT] = encoder.embeddings.norm(encoder.embeddings.word[ids]).float()
+    if spec.prefix is not None:
+        keys, values = _own_keys_and_values(spec, encoder, start_ids[: spec.prefix.length])
+        if recipe.is_prefix_reparametrised:
+            del weights[layout.PREFIX_KEYS], weights[layout.PREFIX_VALUES]
+            weights |= _start_reparametrisation(torch.stack([keys, values], 1))
+        else:
+            weights |= {layout.PREFIX_KEYS: keys, layout.PREFIX_VALUES: values}
+    weights = {name: weight.detach().clone().requires_grad_() for name, weight in weights.items()}
+    return weights | _start_head(spec)
+
+
+def _start_value(recipe: Recipe, name: str, shape: layout.Shape) -> Tensor:
+    if ".gate." in name and name.endswith("bias"):
+        return torch.full(shape, recipe.gate_bias)
+    if name.endswith((".b", "bias")) or name == layout.weight(layout.BOTTLENECK_UP):
+        return torch.zeros(shape)
+    return torch.randn(shape) * _START_STD
+
+
+def _start_head(spec: AdapterSpec) -> dict[str, Tensor]:
+    shapes = layout.head_shapes(spec.head, spec.backbone.hidden)
+    return {
+        name: (torch.randn(shape) * _START_STD * (len(shape) > 1)).requires_grad_()
+        for name, shape in shapes.items()
+    }
+
+
+def _own_keys_and_values(
+    spec: AdapterSpec, encoder: Encoder, ids: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Return the frozen encoder's own for these tokens, two of [layer, len(ids), hidden]."""
+    bare = spec.model_copy(
+        update={"lora": None, "prefix": None, "bottleneck": None, "prompt": None}
+    )
+    adapter = prepare(bare, _start_head(spec), dtype=encoder.dtype)
+    batch = pack([Row(ids=ids, type_ids=[0] * len(ids), adapter=adapter)])
+    keys, values = [], []
+    with torch.no_grad():
+        hidden = embed(encoder, batch)
+        for layer in encoder.layers:
+            _, key, value = layer.qkv(hidden).float().chunk(3, 1)
+            keys.append(key)
+            values.append(value)
+            hidden = run_layers(replace(encoder, layers=(layer,)), batch, hidden)
+    return torch.stack(keys), torch.stack(values)
+
+
+def _start_reparametrisation(target: Tensor) -> dict[str, Tensor]:
+    """Draw the prefix's training network; its output bias carries the start [L, 2, p, d].
+
+    Source: Li and Liang 2021, section 4.3: P = W₂ tanh(W₁ e + b₁) + b₂. The bias b₂ holds the mean
+    over the prefix's positions, since it is shared by them.
+    """
+    length, hidden = target.shape[2:]
+    width, outputs = _REPARAMETRISATION_WIDTH, target[:, :, 0].numel()
+    return {
+        f"{_REPARAMETRISATION}.embedding": torch.randn(length, hidden),
+        f"{_REPARAMETRISATION}.in.weight": torch.randn(width, hidden) / hidden**0.5,
+        f"{_REPARAMETRISATION}.in.bias": torch.zeros(width),
+        f"{_REPARAMETRISATION}.out.weight": torch.randn(outputs, width) * _START_STD,
+        f"{_REPARAMETRISATION}.out.bias": target.mean(2).flatten(),
+    }
+
+
+def _unfold_prefix(weights: Mapping[str, Tensor], layers: int) -> tuple[Tensor, Tensor]:
+    """Return keys and values [layer, prefix, hidden] of the training network."""
+    embedding, *rest = (
+        weights[f"{_REPARAMETRISATION}.{name}"]
+        for name in ("embedding", "in.weight", "in.bias", "out.weight", "out.bias")
+    )
+    inner = torch.tanh(torch.nn.functional.linear(embedding, rest[0], rest[1]))
+    flat = torch.nn.functional.linear(inner, rest[2], rest[3])
+    length, hidden = embedding.shape
+    stacked = flat.view(length, layers, 2, hidden).permute(2, 1, 0, 3)
+    return stacked[0], stacked[1]

@@ -1,0 +1,235 @@
+"""The training loop: steps, schedule, early stopping, checkpoints that resume bit-exactly.
+
+It knows neither the data's origin nor the zoo: features in, trained weights out.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from upt_training.batches import Feature, batches_of, loss_of
+from upt_training.learner import Learner
+from upt_training.recipe import Recipe
+from upt_zoo.nn.forward import forward
+from upt_zoo.nn.packing import Row
+from upt_zoo.spec import AdapterSpec
+
+# attention in buckets of 8 tokens and products over multiples of 64 tokens: few distinct shapes,
+# so that oneDNN compiles few kernels (docs/decisions/002-one-code-path.md)
+_BUCKET_MULTIPLE, _TOKEN_MULTIPLE = 512, 64
+_ADAM_BETAS = (0.9, 0.98)
+_CHECKPOINT_EVERY_S = 60.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """Where a run stands; part of every checkpoint."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best_metric: float | None = None
+    best_epoch: int = 0
+    epochs_without_gain: int = 0
+
+
+class Reporter(Protocol):
+    """Told of each step and each epoch."""
+
+    def step(self, progress: Progress, *, steps: int, loss: float) -> None:
+        """Hear of a finished step."""
+        ...
+
+    def epoch(self, progress: Progress, *, holdout: Mapping[str, float] | None) -> None:
+        """Hear of a finished epoch and of the metrics on the holdout, if there is one."""
+        ...
+
+
+class Trainer:
+    """Runs a recipe over features with a learner.
+
+    ``evaluate`` gives the metrics on the holdout, the deciding one first, or None without one.
+    ``checkpoint`` is a file for resuming; it is removed when the run is done. ``max_seconds`` ends
+    the schedule early: the learning rate then falls with the clock, so such a run is not
+    repeatable to the bit.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        spec: AdapterSpec,
+        learner: Learner,
+        *,
+        evaluate: Callable[[], dict[str, float]] | None,
+        reporter: Reporter,
+        checkpoint: Path | None = None,
+        max_seconds: float | None = None,
+        deviation: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._recipe, self._spec, self._learner = recipe, spec, learner
+        self._evaluate, self._reporter = evaluate, reporter
+        self._checkpoint, self._max_seconds = checkpoint, max_seconds
+        self._deviation, self._clock = deviation, clock
+        self._optimizer = _optimizer(recipe, learner)
+        self._rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._best: dict[str, Tensor] = {}
+        self.progress = Progress()
+
+    def run(self, features: Sequence[Feature]) -> None:
+        """Train to the end; the learner's weights are then the best, or the last, ones."""
+        if self._checkpoint is not None and self._checkpoint.exists():
+            self._resume(self._checkpoint)
+        self._started = self._saved = self._clock()
+        steps = -(-len(features) // self._recipe.batch_size) * self._recipe.epochs
+        while self.progress.epoch < self._recipe.epochs and self._share_done(steps) < 1:
+            self._run_epoch(features, steps)
+            if self._has_stopped():
+                break
+        self._restore_best()
+        if self._checkpoint is not None:
+            self._checkpoint.unlink(missing_ok=True)
+
+    def _run_epoch(self, features: Sequence[Feature], steps: int) -> None:
+        progress = self.progress
+        batches = batches_of(
+            features, self._recipe.batch_size, seed=self._recipe.seed, epoch=progress.epoch
+        )
+        for batch in batches[progress.batch :]:
+            share = self._share_done(steps)
+            if share >= 1:
+                break
+            loss = self._step(batch, share)
+            progress.batch += 1
+            progress.step += 1
+            self._reporter.step(progress, steps=steps, loss=loss)
+            if self._clock() - self._saved > _CHECKPOINT_EVERY_S:
+                self.save()
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        holdout = self._evaluate() if self._evaluate else None
+        if holdout is not None:
+            self._keep_best(next(iter(holdout.values())))
+        self._reporter.epoch(progress, holdout=holdout)
+        self.save()
+
+    def _step(self, batch: Sequence[Feature], share: float) -> float:
+        encoder, adapter = self._learner.model()
+        rows = [
+            Row(ids=feature.row.ids, type_ids=feature.row.type_ids, adapter=adapter)
+            for feature in batch
+        ]
+        logits = forward(
+            encoder,
+            rows,
+            bucket_multiple=_BUCKET_MULTIPLE,
+            token_multiple=_TOKEN_MULTIPLE,
+            dropout=self._recipe.dropout,
+        )
+        loss = loss_of(self._spec, logits, batch, deviation=self._deviation)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.nn.utils.clip_grad_norm_(
+            self._learner.weights.values(), self._recipe.max_gradient_norm
+        )
+        factor = schedule(share, warmup_share=self._recipe.warmup_share)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        self._optimizer.step()
+        return float(loss)
+
+    def _share_done(self, steps: int) -> float:
+        """Return how much of the schedule is over, by steps or by the clock."""
+        share = self.progress.step / steps
+        if self._max_seconds is None:
+            return share
+        return max(share, (self._clock() - self._started) / self._max_seconds)
+
+    def _has_stopped(self) -> bool:
+        patience = self._recipe.patience
+        return patience is not None and self.progress.epochs_without_gain >= patience
+
+    def _keep_best(self, metric: float) -> None:
+        progress = self.progress
+        if progress.best_metric is not None and metric <= progress.best_metric:
+            progress.epochs_without_gain += 1
+            return
+        progress.best_metric, progress.best_epoch = metric, progress.epoch
+        progress.epochs_without_gain = 0
+        self._best = {name: w.detach().clone() for name, w in self._learner.weights.items()}
+
+    def _restore_best(self) -> None:
+        with torch.no_grad():
+            for name, weight in self._best.items():
+                self._learner.weights[name].copy_(weight)
+
+    def save(self) -> None:
+        """Write a checkpoint; a run that starts with it goes on as if it had not stopped."""
+        self._saved = self._clock()
+        if self._checkpoint is None:
+            return
+        tensors = {f"weight/{name}": w.detach() for name, w in self._learner.weights.items()}
+        tensors |= {f"best/{name}": w for name, w in self._best.items()}
+        for index, state in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"adam/{index}/{key}": value for key, value in state.items()}
+        tensors["random"] = torch.get_rng_state()
+        partial = self._checkpoint.with_suffix(".partial")
+        facts = {"progress": json.dumps(asdict(self.progress)), "recipe": self._recipe_json()}
+        save_file({name: t.contiguous() for name, t in tensors.items()}, partial, metadata=facts)
+        partial.replace(self._checkpoint)
+
+    def _resume(self, file: Path) -> None:
+        with safe_open(file, framework="pt") as checkpoint:
+            facts = checkpoint.metadata()
+            tensors = {name: checkpoint.get_tensor(name) for name in checkpoint.keys()}  # noqa: SIM118 - no mapping
+        if facts["recipe"] != self._recipe_json():
+            return  # another run's checkpoint: start afresh
+        self.progress = Progress(**json.loads(facts["progress"]))
+        torch.set_rng_state(tensors.pop("random"))
+        state: dict[int, dict[str, Tensor]] = {}
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                kind, rest = name.split("/", 1)
+                if kind == "weight":
+                    self._learner.weights[rest].copy_(tensor)
+                elif kind == "best":
+                    self._best[rest] = tensor
+                else:
+                    index, key = rest.split("/")
+                    state.setdefault(int(index), {})[key] = tensor
+        whole = self._optimizer.state_dict()
+        self._optimizer.load_state_dict(whole | {"state": state})
+
+    def _recipe_json(self) -> str:
+        return self._recipe.model_dump_json()
+
+
+def schedule(share: float, *, warmup_share: float) -> float:
+    """Return the learning rate's factor: linear warm-up, then linear to zero at share 1."""
+    if share < warmup_share:
+        return (share + 1e-3) / (warmup_share + 1e-3)
+    return max(0.0, (1 - share) / (1 - warmup_share))
+
+
+def _optimizer(recipe: Recipe, learner: Learner) -> torch.optim.AdamW:
+    """One group per weight; biases, gates and vectors do not decay."""
+    groups = [
+        {
+            "params": [weight],
+            "lr": learner.rates[name],
+            "weight_decay": recipe.weight_decay if _decays(name) else 0.0,
+        }
+        for name, weight in learner.weights.items()
+    ]
+    return torch.optim.AdamW(groups, betas=_ADAM_BETAS, foreach=False, fused=True)
+
+
+def _decays(name: str) -> bool:
+    return not name.endswith("bias") and "Norm" not in name and ".gate." not in name

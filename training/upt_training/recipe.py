@@ -1,0 +1,72 @@
+"""A recipe: everything that decides a training run but the machine it runs on."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from upt_zoo.backbone import EMBEDDED_HUB_ID
+from upt_zoo.errors import InvalidSpec
+
+Method = Literal[
+    "unipelt_prompt", "unipelt", "lora", "prefix", "bottleneck", "prompt", "head", "full"
+]
+_Count = Annotated[int, Field(gt=0)]
+_Rate = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Recipe(BaseModel):
+    """One training run; equal recipes on equal data give equal adapters.
+
+    ``holdout_rows`` rows are taken out of train to watch the run: with ``patience`` the run stops
+    after so many epochs without a better metric there and keeps the best epoch. Without a holdout
+    the last epoch is kept. The dev file is read once, after training.
+
+    ``lora_factor`` multiplies the LoRA product while training and is folded into B on publishing.
+    ``gate_rate_share`` scales the gates' learning rate against the adapter's.
+    ``files`` are the names of the train files, read one after the other.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    method: Method = "unipelt_prompt"
+    backbone: str = EMBEDDED_HUB_ID
+    seed: int = 1
+    epochs: _Count = 10
+    batch_size: _Count = 32
+    adapter_rate: _Rate = 2e-3
+    head_rate: _Rate = 5e-4
+    backbone_rate: _Rate = 1e-4
+    gate_rate_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    gate_bias: float = 0.0
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    lora_factor: Annotated[float, Field(gt=0)] = 4.0
+    is_prefix_reparametrised: bool = False
+    max_tokens: _Count | None = None
+    files: tuple[str, ...] = ("train",)
+    holdout_rows: Annotated[int, Field(ge=0)] = 0
+    patience: _Count | None = None
+    precision: Literal["bf16", "fp32"] = "bf16"
+
+    @model_validator(mode="after")
+    def _patience_needs_a_holdout(self) -> Self:
+        if self.patience is not None and not self.holdout_rows:
+            raise ValueError("patience needs holdout_rows: rows of train that watch the run")
+        return self
+
+
+def read_recipe(file: Path) -> Recipe:
+    """Read a recipe from YAML.
+
+    Raises:
+        InvalidSpec: not YAML, an unknown key, or a value out of range.
+    """
+    try:
+        return Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise InvalidSpec(f"recipe {file}: {error}") from error

@@ -1,0 +1,264 @@
+"""The layers' maths over a packed batch, adapters included: section 3 of docs/architecture.md.
+
+Sources: Mao et al. 2022 (UniPELT), arXiv 2110.07577, section 3; Houlsby et al. 2019 and Pfeiffer
+et al. 2021 (bottleneck); Li and Liang 2021 (prefix); Hu et al. 2022 (LoRA); Lester et al. 2021
+(prompt); Chen et al. 2024, arXiv 2405.05493 (UniPELT with a prompt).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from upt_zoo.nn.adapter import LowRank, PreparedLayer
+from upt_zoo.nn.encoder import Encoder, EncoderLayer
+from upt_zoo.nn.packing import Batch, Bucket, Group
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "tanh": torch.tanh,
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+}
+# torch's flash attention on CPUs costs more than explicit products below this many keys, and in
+# half precision always (docs/decisions/log.md)
+_FLASH_FROM_KEYS = 64
+
+
+def embed(encoder: Encoder, batch: Batch) -> Tensor:
+    """Return H₀ [token, hidden]: embedded real tokens with the prompts put in their places.
+
+    Positions and types count real tokens only; prompt vectors are raw.
+    """
+    real = encoder.embeddings(batch.ids, batch.positions, batch.type_ids).to(encoder.dtype)
+    prompts = [
+        segment.adapter.prompt
+        for group in batch.groups
+        for segment in group.segments
+        if segment.adapter.prompt is not None
+    ]
+    return torch.cat([real, *prompts]).index_select(0, batch.sources)
+
+
+def run_layers(encoder: Encoder, batch: Batch, hidden: Tensor, *, dropout: float = 0.0) -> Tensor:
+    """Run all layers over ``hidden`` [token, hidden].
+
+    ``dropout`` drops the outputs of the embeddings, of attention and of the FFN, as the encoders
+    were trained; leave it at 0 outside training.
+    """
+    hidden = functional.dropout(hidden, dropout, training=dropout > 0)
+    for index, layer in enumerate(encoder.layers):
+        hidden = _run_layer(_LayerOfBatch(encoder, layer, batch, index, dropout), hidden)
+    return hidden
+
+
+class _LayerOfBatch:
+    """One layer with what the batch brings to it."""
+
+    def __init__(
+        self, encoder: Encoder, layer: EncoderLayer, batch: Batch, index: int, dropout: float
+    ) -> None:
+        self.weights = layer
+        self.batch = batch
+        self.heads = encoder.config.num_attention_heads
+        self.activation = _ACTIVATIONS[encoder.config.hidden_act]
+        self._index, self._dropout = index, dropout
+
+    def drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self._dropout, training=self._dropout > 0)
+
+    def of(self, group: Group) -> list[PreparedLayer]:
+        """This layer of each of the group's adapters."""
+        return [segment.adapter.layers[self._index] for segment in group.segments]
+
+
+def _run_layer(layer: _LayerOfBatch, hidden: Tensor) -> Tensor:
+    weights = layer.weights
+    context = _attend(layer, hidden)
+    out = _add_lora(layer, "attention_out", context, weights.attention_out(context))
+    x1 = weights.attention_norm(layer.drop(out) + hidden)
+    up = _add_lora(layer, "ffn_up", x1, weights.ffn_up(x1))
+    inner = layer.activation(up)
+    down = layer.drop(_add_lora(layer, "ffn_down", inner, weights.ffn_down(inner)))
+    residual = down + x1
+    adapted = weights.ffn_norm(residual)
+    if not any(group.structure.bottleneck_size for group in layer.batch.groups):
+        return adapted
+    return weights.ffn_norm(_add_bottleneck(layer, adapted, residual))
+
+
+def _add_lora(layer: _LayerOfBatch, site: str, x: Tensor, y: Tensor) -> Tensor:
+    """Add the LoRA of a site with a single target to its linear layer's output."""
+    changed = []
+    for group in layer.batch.groups:
+        parts = _present([getattr(part, site) for part in layer.of(group)])
+        if parts:
+            product, _ = _low_rank(group, parts, x[group.tokens], y[group.tokens])
+            changed.append((group, product))
+    return _replace(y, changed)
+
+
+def _attend(layer: _LayerOfBatch, hidden: Tensor) -> Tensor:
+    """Return the attention context [token, hidden] in packed order."""
+    qkv = layer.weights.qkv(hidden)
+    changed, prefix_gates = [], {}
+    for index, group in enumerate(layer.batch.groups):
+        parts = _present([part.attention_in for part in layer.of(group)])
+        if parts:
+            product, gates = _low_rank(group, parts, hidden[group.tokens], qkv[group.tokens])
+            changed.append((group, product))
+            prefix_gates[index] = gates
+    qkv = _replace(qkv, changed)
+    contexts = [
+        _attend_bucket(layer.heads, qkv, bucket, prefix)
+        for index, group in enumerate(layer.batch.groups)
+        for prefix in [_prefix_of_rows(group, layer.of(group), prefix_gates.get(index))]
+        for bucket in group.buckets
+    ]
+    return torch.cat(contexts).index_select(0, layer.batch.unbucket)
+
+
+def _low_rank(
+    group: Group, parts: Sequence[LowRank], x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Return (y + gated low-rank product, the prefix's gates [row, gate] or None)."""
+    low, gates = _down(group, parts, x)
+    if gates is None:
+        return _up(group, parts, y, low), None
+    structure = group.structure
+    lora_gates = low.shape[1] // structure.lora_rank if structure.is_lora_gated else 0
+    if lora_gates:
+        per_column = gates[:, :lora_gates].repeat_interleave(structure.lora_rank, 1)
+        low = low * per_column.to(low.dtype).index_select(0, group.row_of_token)
+    product = _up(group, parts, y, low) if low.shape[1] else y
+    return product, gates[:, lora_gates:] if parts[0].gates > lora_gates else None
+
+
+def _add_bottleneck(layer: _LayerOfBatch, adapted: Tensor, residual: Tensor) -> Tensor:
+    """Return f + g u + x₁ where u = W_up act(W_down x_a + b_down) + b_up and residual = f + x₁."""
+    changed = []
+    for group in layer.batch.groups:
+        parts = _present([part.bottleneck for part in layer.of(group)])
+        if parts:
+            low, gates = _down(group, parts, adapted[group.tokens])
+            low = _ACTIVATIONS[group.structure.bottleneck_activation](low)
+            low = torch.cat([low, low.new_ones(low.shape[0], 1)], 1)
+            if gates is not None:
+                low = low * gates.to(low.dtype).index_select(0, group.row_of_token)
+            changed.append((group, _up(group, parts, residual[group.tokens], low)))
+    return _replace(residual, changed)
+
+
+def _down(group: Group, parts: Sequence[LowRank], x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return (x down, gates): [token, R] and [row, gate] or None without gates.
+
+    A gate is the mean over the row's own tokens, prompt included, of sigmoid(x w + b).
+    """
+    first = group.tokens.start
+    low = _join(
+        [
+            torch.addmm(part.bias, x[_shift(segment.tokens, first)], part.down)
+            for part, segment in zip(parts, group.segments, strict=True)
+        ]
+    )
+    if not parts[0].gates:
+        return low, None
+    width = low.shape[1] - parts[0].gates
+    return low[:, :width], _row_means(group, torch.sigmoid(low[:, width:]))
+
+
+def _up(group: Group, parts: Sequence[LowRank], y: Tensor, low: Tensor) -> Tensor:
+    """Return y + low up, each segment with its own ``up``."""
+    first = group.tokens.start
+    slices = [_shift(segment.tokens, first) for segment in group.segments]
+    return _join(
+        [
+            torch.addmm(y[where], low[where], part.up)
+            for part, where in zip(parts, slices, strict=True)
+        ]
+    )
+
+
+def _row_means(group: Group, values: Tensor) -> Tensor:
+    """Average [token, gate] over each row's tokens in fp32 at least: [row, gate]."""
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    sums = wide.new_zeros(group.row_lengths.shape[0], wide.shape[1])
+    return sums.index_add(0, group.row_of_token, wide) / group.row_lengths
+
+
+_Prefix = tuple[Tensor, Tensor]  # keys and values [row, prefix, hidden], gates applied
+
+
+def _prefix_of_rows(
+    group: Group, parts: Sequence[PreparedLayer], gates: Tensor | None
+) -> _Prefix | None:
+    keys = [part.prefix_keys for part in parts if part.prefix_keys is not None]
+    values = [part.prefix_values for part in parts if part.prefix_values is not None]
+    if not keys:
+        return None
+    row_keys = torch.stack(keys).index_select(0, group.segment_of_row)
+    row_values = torch.stack(values).index_select(0, group.segment_of_row)
+    if gates is None:
+        return row_keys, row_values
+    gates = gates.to(row_keys.dtype).unsqueeze(2)
+    return row_keys * gates[:, :1], row_values * gates[:, -1:]
+
+
+def _attend_bucket(heads: int, qkv: Tensor, bucket: Bucket, prefix: _Prefix | None) -> Tensor:
+    """Return the context [row * length, hidden] of one bucket's rows."""
+    rows, length = bucket.rows.shape[0], bucket.length
+    fused = qkv.index_select(0, bucket.tokens).view(rows, length, 3, heads, -1)
+    query, key, value = fused.permute(2, 0, 3, 1, 4)
+    mask = bucket.mask
+    if prefix is not None:
+        key, value = (
+            torch.cat([_split_heads(part.index_select(0, bucket.rows), heads), own], 2)
+            for part, own in zip(prefix, (key, value), strict=True)
+        )
+        if mask is not None:
+            mask = functional.pad(mask, (key.shape[2] - length, 0))
+    context = _attention(query, key, value, None if mask is None else mask.to(qkv.dtype))
+    return context.transpose(1, 2).reshape(rows * length, -1)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax(q kᵀ / √d + mask) v over [row, heads, token, head size]."""
+    if query.dtype == torch.float32 and key.shape[2] >= _FLASH_FROM_KEYS:
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    scores = torch.matmul(query / math.sqrt(query.shape[3]), key.transpose(2, 3))
+    if mask is not None:
+        scores = scores + mask
+    return torch.matmul(torch.softmax(scores, 3), value)
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    """[row, token, hidden] to [row, heads, token, head size]."""
+    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+
+
+def _replace(y: Tensor, changed: Sequence[tuple[Group, Tensor]]) -> Tensor:
+    """Return y [token, ...] with the given groups' tokens replaced, without writing into it."""
+    if not changed:
+        return y
+    parts, done = [], 0
+    for group, product in changed:
+        parts += [y[done : group.tokens.start], product]
+        done = group.tokens.stop
+    parts.append(y[done:])
+    return _join([part for part in parts if part.shape[0]])
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _shift(where: slice, first: int) -> slice:
+    return slice(where.start - first, where.stop - first)
+
+
+def _present(parts: Sequence[LowRank | None]) -> list[LowRank]:
+    return [part for part in parts if part is not None]

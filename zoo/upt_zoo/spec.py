@@ -1,0 +1,199 @@
+"""What an adapter is: its spec, parsed once and valid from then on.
+
+An adapter is the union of optional components (prompt, prefix, LoRA, bottleneck), each gated or
+not, plus a head, bound to one backbone by digest. ``AdapterSpec`` is both the trust boundary (the
+config blob of the manifest) and the type used inside. It knows no tensors; see ``upt_zoo.layout``.
+"""
+
+import json
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from upt_zoo.errors import InvalidSpec
+
+Family = Literal["bert", "roberta"]
+LoraTarget = Literal["q", "k", "v", "o", "ffn_up", "ffn_down"]
+Activation = Literal["relu", "gelu", "silu", "tanh"]
+HeadKind = Literal["classification", "multi_label", "regression", "span"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$", max_length=128)]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Count = Annotated[int, Field(gt=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class BackboneIdentity(_Frozen):
+    """The backbone that an adapter belongs to; ``digest`` alone decides a match."""
+
+    hub_id: str
+    digest: Digest
+    family: Family
+    layers: Count
+    hidden: Count
+    heads: Count
+    intermediate: Count
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> Self:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Lora(_Frozen):
+    """y = W x + b + s (x Aᵀ Bᵀ); s is the gate where gated, else alpha / rank."""
+
+    rank: Count
+    alpha: Annotated[float, Field(gt=0)]
+    targets: Annotated[tuple[LoraTarget, ...], Field(strict=False, min_length=1)]
+    gated: bool
+
+    @model_validator(mode="after")
+    def _targets_are_distinct(self) -> Self:
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError(f"targets repeat: {self.targets}")
+        return self
+
+
+class Prefix(_Frozen):
+    """Learnt keys and values in front of each layer's own; visible to every query."""
+
+    length: Count
+    gated: bool
+    gates: Literal["shared", "separate"] = "shared"
+
+
+class Bottleneck(_Frozen):
+    """h' = LN(f + g (W_up act(W_down x_a + b_down) + b_up) + x_1), after the FFN."""
+
+    size: Count
+    activation: Activation
+    gated: bool
+
+
+class Prompt(_Frozen):
+    """Learnt vectors put before [CLS] (ours) or after it (some imported checkpoints)."""
+
+    length: Count
+    position: Literal["before_cls", "after_cls"] = "before_cls"
+
+
+class Head(_Frozen):
+    """The task's output layer; it sees the real tokens only, never the prompt.
+
+    ``layers`` 2 puts a dense tanh layer of the hidden size in front of the output layer. For
+    ``multi_label`` a label is given where its probability reaches ``threshold``. ``temperature``
+    divides the logits before probabilities are formed.
+    """
+
+    kind: HeadKind
+    outputs: Count
+    labels: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
+    pooling: Literal["cls", "mean"] = "cls"
+    layers: Literal[1, 2] = 1
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _outputs_match_the_kind(self) -> Self:
+        if self.kind == "span" and self.outputs != 2:
+            raise ValueError(f"a span head has 2 outputs (start, end), got {self.outputs}")
+        if self.kind == "regression" and self.outputs != 1:
+            raise ValueError(f"a regression head has 1 output, got {self.outputs}")
+        if self.kind in ("classification", "multi_label"):
+            if self.labels is None or len(self.labels) != self.outputs:
+                raise ValueError(f"{self.kind} with {self.outputs} outputs needs as many labels")
+        elif self.labels is not None:
+            raise ValueError(f"a {self.kind} head has no labels")
+        return self
+
+
+class TaskInput(_Frozen):
+    """How the task's text fields become token rows.
+
+    One or two ``fields``. ``max_tokens`` counts special tokens but no prompt. A span task splits
+    its second field into windows that overlap by ``stride`` tokens; other tasks truncate.
+    """
+
+    name: Name
+    fields: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=2)]
+    max_tokens: Annotated[int, Field(ge=8)]
+    stride: Count | None = None
+    metric: str
+    description: str = ""
+
+
+class DataFile(_Frozen):
+    """One file that the adapter was trained or evaluated on; the digest is of its bytes."""
+
+    name: str
+    digest: Digest
+    rows: Count
+
+
+class Lineage(_Frozen):
+    """Where an adapter comes from: all that is needed to judge it and to train it again.
+
+    ``metrics`` maps ``split/metric`` (``dev/accuracy``) to its value in percent. Parameter counts:
+    ``trained`` are those that had gradients, ``served`` those in the published tensors without the
+    head, ``head`` those of the head.
+    """
+
+    data: str
+    data_licence: str
+    commercial_use: Literal["yes", "no", "unclear"]
+    files: Annotated[tuple[DataFile, ...], Field(strict=False)]
+    recipe: dict[str, JsonValue]
+    seed: int
+    code_version: str
+    precision: Literal["fp32", "bf16"]
+    metrics: dict[str, float]
+    trained_parameters: Annotated[int, Field(ge=0)]
+    served_parameters: Annotated[int, Field(ge=0)]
+    head_parameters: Annotated[int, Field(ge=0)]
+    licence: str = "Apache-2.0"
+    backbone_overlap: str | None = None
+
+
+class AdapterSpec(_Frozen):
+    """Everything about an adapter but its numbers."""
+
+    format: Literal[1] = 1
+    method: str
+    backbone: BackboneIdentity
+    lora: Lora | None = None
+    prefix: Prefix | None = None
+    bottleneck: Bottleneck | None = None
+    prompt: Prompt | None = None
+    gate_pooling: Literal["masked_mean"] = "masked_mean"
+    head: Head
+    task: TaskInput
+    lineage: Lineage
+
+    @model_validator(mode="after")
+    def _a_span_task_has_two_fields(self) -> Self:
+        if self.head.kind == "span" and len(self.task.fields) != 2:
+            raise ValueError("a span task needs two fields, the question and the context")
+        return self
+
+    def to_json(self) -> bytes:
+        """Serialise canonically: sorted keys, no white space, UTF-8; equal specs, equal bytes."""
+        return json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        ).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Parse and validate.
+
+        Raises:
+            InvalidSpec: malformed JSON, an unknown field, or values that contradict each other.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise InvalidSpec(f"the adapter's spec is not valid: {error}") from error
