@@ -1,0 +1,62 @@
+# One set of commands for people and CI. It needs python3 with pip and venv, and make.
+# The virtual environment is .venv; another one: make VENV=path ...
+
+VENV ?= .venv
+PROTOS_VENV ?= .venv-protos
+BIN := $(VENV)/bin
+PYTHON := $(BIN)/python
+INSTALL := -m pip install --quiet --disable-pip-version-check
+COVERAGE_GATE := 95
+
+SETUP := $(VENV)/.upt-installed
+PROTOS_SETUP := $(PROTOS_VENV)/.upt-installed
+BENCHMARKS = $(wildcard benchmarks/*.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check fix test protos bench demo clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(SETUP) ## Install upt and all it is tested with into the virtual environment
+
+check: $(SETUP) $(PROTOS_SETUP) ## Check format, lint, types, import arrows and generated stubs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PROTOS_VENV)/bin/python protos/generate.py --check
+
+fix: $(SETUP) ## Mend what ruff can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+test: $(SETUP) ## Run all tests; the branch coverage of zoo and server is gated
+	$(PYTHON) -m pytest -q --cov --cov-report=
+	$(BIN)/coverage report --include='zoo/*,server/*' --fail-under=$(COVERAGE_GATE)
+
+protos: $(PROTOS_SETUP) ## Generate the stubs from the .proto files
+	$(PROTOS_VENV)/bin/python protos/generate.py
+
+bench: $(SETUP) ## Run every program in benchmarks/; each prints JSON
+	$(if $(BENCHMARKS),,$(error there is no program in benchmarks/ to run))
+	set -e; for program in $(BENCHMARKS); do $(PYTHON) $$program; done
+
+demo: $(SETUP) ## Show upt at work on this machine
+	$(PYTHON) demo.py
+
+clean: ## Remove caches and results of checks; the virtual environment stays
+	rm -rf $(PROTOS_VENV) build dist .coverage .coverage.* \
+	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+# torch comes first and alone: a package that asks for any torch then finds this one
+$(SETUP): pyproject.toml constraints.txt
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PYTHON) $(INSTALL) -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(PYTHON) $(INSTALL) -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(PROTOS_SETUP): protos/requirements.txt
+	test -x $(PROTOS_VENV)/bin/python || python3 -m venv $(PROTOS_VENV)
+	$(PROTOS_VENV)/bin/python $(INSTALL) -r protos/requirements.txt
+	touch $@
