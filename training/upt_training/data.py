@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import json
+import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,11 +130,24 @@ def _gold(task: Task, row: Mapping[str, object]) -> int | float | GoldSpans:
 
 
 def hold_out(
-    examples: Sequence[Example], rows: int, order: Sequence[int]
+    examples: Sequence[Example], rows: int, *, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Split into (train, holdout): the first ``rows`` places of ``order`` are held out."""
-    held = set(order[:rows])
+    """Split into (train, holdout) of about ``rows`` examples, drawn by ``seed``.
+
+    Examples whose last text is the same (questions on one paragraph) stay together, so the holdout
+    is as foreign to the training as a dev file is.
+    """
+    texts = sorted({example.texts[-1] for example in examples})
+    random.Random(f"holdout/{seed}").shuffle(texts)
+    sizes = Counter(example.texts[-1] for example in examples)
+    held: set[str] = set()
+    count = 0
+    for text in texts:
+        if count >= rows:
+            break
+        held.add(text)
+        count += sizes[text]
     return (
-        [example for index, example in enumerate(examples) if index not in held],
-        [examples[index] for index in order[:rows]],
+        [example for example in examples if example.texts[-1] not in held],
+        [example for example in examples if example.texts[-1] in held],
     )

@@ -98,6 +98,7 @@ class FullLearner:
         config: EncoderConfig,
         backbone: Mapping[str, Tensor],
         *,
+        dtype: torch.dtype = torch.float32,
         target_scale: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         self._config, self._spec, self._target_scale = config, spec, target_scale
@@ -105,17 +106,21 @@ class FullLearner:
         self._backbone = {
             name: tensor.detach().clone().requires_grad_() for name, tensor in backbone.items()
         }
-        self._dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        self._dtype = dtype
         self.weights = self._backbone | self._head
         self.rates = dict.fromkeys(self._backbone, recipe.backbone_rate)
         self.rates |= dict.fromkeys(self._head, recipe.head_rate)
 
-    def model(self, *, dtype: torch.dtype | None = None) -> tuple[Encoder, PreparedAdapter]:
+    def model(self) -> tuple[Encoder, PreparedAdapter]:
         """Return the learning encoder and its head, under autograd."""
-        dtype = dtype or self._dtype
-        encoder = build_encoder(self._config, self._backbone, dtype=dtype, is_learning=True)
+        encoder = build_encoder(self._config, self._backbone, dtype=self._dtype, is_learning=True)
         head = self._head | _scaled_head(self._head, self._target_scale)
-        return encoder, prepare(self._spec, head, dtype=dtype)
+        return encoder, prepare(self._spec, head, dtype=self._dtype)
+
+    def trained_encoder(self) -> Encoder:
+        """Return the encoder as it stands, frozen, in fp32."""
+        weights = {name: tensor.detach() for name, tensor in self._backbone.items()}
+        return build_encoder(self._config, weights, dtype=torch.float32)
 
     def served_tensors(self) -> dict[str, Tensor]:
         """Return the head alone: the encoder is no adapter and is never published."""

@@ -143,7 +143,7 @@ class Trainer:
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         self._optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     def _share_done(self, steps: int) -> float:
         """Return how much of the schedule is over, by steps or by the clock."""

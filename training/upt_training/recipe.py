@@ -1,5 +1,6 @@
 """A recipe: everything that decides a training run but the machine it runs on."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from upt_zoo.backbone import EMBEDDED_HUB_ID
 from upt_zoo.errors import InvalidSpec
+from upt_zoo.tasks import find_task
 
 Method = Literal[
     "unipelt_prompt", "unipelt", "lora", "prefix", "bottleneck", "prompt", "head", "full"
@@ -25,7 +27,8 @@ class Recipe(BaseModel):
 
     ``lora_factor`` multiplies the LoRA product while training and is folded into B on publishing.
     ``gate_rate_share`` scales the gates' learning rate against the adapter's.
-    ``files`` are the names of the train files, read one after the other.
+    ``files`` are the names of the train files, read one after the other. ``precision`` is that of
+    the backbone's products while training; ``auto`` is bf16 on CPUs that have it, else fp32.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,13 +54,35 @@ class Recipe(BaseModel):
     files: tuple[str, ...] = ("train",)
     holdout_rows: Annotated[int, Field(ge=0)] = 0
     patience: _Count | None = None
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
 
     @model_validator(mode="after")
     def _patience_needs_a_holdout(self) -> Self:
         if self.patience is not None and not self.holdout_rows:
             raise ValueError("patience needs holdout_rows: rows of train that watch the run")
         return self
+
+    def changed(self, changes: Mapping[str, str | int]) -> Self:
+        """Return the recipe with some keys changed.
+
+        Raises:
+            InvalidSpec: a value out of range.
+        """
+        try:
+            return self.model_validate(self.model_dump() | dict(changes))
+        except ValidationError as error:
+            raise InvalidSpec(f"recipe of {self.task}: {error}") from error
+
+
+def recipe_of_task(task: str) -> Recipe:
+    """Return the recipe that ships for a task of the catalogue, else the defaults.
+
+    Raises:
+        NotFound: the catalogue has no such task.
+    """
+    find_task(task)
+    file = Path(__file__).with_name("recipes") / f"{task}.yaml"
+    return read_recipe(file) if file.is_file() else Recipe(task=task)
 
 
 def read_recipe(file: Path) -> Recipe:

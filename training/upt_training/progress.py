@@ -1,0 +1,77 @@
+"""How a run is watched: a bar on a terminal, JSON lines elsewhere."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from upt_training.loop import Progress as RunProgress
+from upt_training.loop import Reporter
+
+_EVERY_S = 10.0  # between two JSON lines of steps
+
+
+class JsonReporter:
+    """Writes one JSON object a line: each epoch, and a step now and then."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._last = time.monotonic()
+
+    def step(self, progress: RunProgress, *, steps: int, loss: float) -> None:
+        """Write if the last line is some seconds ago."""
+        if time.monotonic() - self._last >= _EVERY_S:
+            self._last = time.monotonic()
+            self._write(event="step", step=progress.step, steps=steps, loss=round(loss, 4))
+
+    def epoch(self, progress: RunProgress, *, holdout: Mapping[str, float] | None) -> None:
+        """Write always."""
+        self._write(
+            event="epoch",
+            epoch=progress.epoch,
+            step=progress.step,
+            holdout=None if holdout is None else dict(holdout),
+        )
+
+    def _write(self, **values: object) -> None:
+        self._stream.write(json.dumps(values) + "\n")
+        self._stream.flush()
+
+
+class BarReporter:
+    """Moves a bar and prints a line an epoch."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("training", loss="")
+
+    def step(self, progress: RunProgress, *, steps: int, loss: float) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=progress.step, total=steps, loss=f"loss {loss:.3f}")
+
+    def epoch(self, progress: RunProgress, *, holdout: Mapping[str, float] | None) -> None:
+        """Print the metrics on the holdout."""
+        if holdout is not None:
+            metrics = ", ".join(f"{name} {value:.2f}" for name, value in holdout.items())
+            self._bar.console.print(f"epoch {progress.epoch}: holdout {metrics}")
+
+
+@contextmanager
+def reporting(stream: TextIO, *, as_json: bool) -> Iterator[Reporter]:
+    """Report on ``stream``, by a bar if it is a terminal and JSON is not asked for."""
+    if as_json or not stream.isatty():
+        yield JsonReporter(stream)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps, {task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=stream)) as bar:
+        yield BarReporter(bar)

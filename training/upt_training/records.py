@@ -1,0 +1,108 @@
+"""Run records: one small JSON file a run, enough to tell and to repeat what was done.
+
+A record stands for a finished run: a run whose record exists is not run again.
+"""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Self
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from upt_training.experiment import Trained
+from upt_training.recipe import Recipe
+from upt_zoo.spec import DataFile
+
+
+class Machine(BaseModel):
+    """Where a run ran."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    processor: str
+    threads: int
+    torch: str
+    python: str
+
+    @classmethod
+    def here(cls) -> Self:
+        """Describe this machine and this process."""
+        return cls(
+            processor=_processor(),
+            threads=torch.get_num_threads(),
+            torch=version("torch"),
+            python=platform.python_version(),
+        )
+
+
+class Record(BaseModel):
+    """A finished run.
+
+    ``holdout`` is the deciding metric on the held-out rows after each epoch; ``metrics`` are those
+    of dev and test files, in percent; ``adapter`` names what was published, with its digest, and is
+    None for a method that is not published. With ``max_minutes`` the clock may have ended the run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe
+    train_rows: int
+    files: tuple[DataFile, ...]
+    metrics: dict[str, float]
+    holdout: tuple[float, ...]
+    best_epoch: int
+    steps: int
+    seconds: float
+    max_minutes: float | None
+    trained_parameters: int
+    served_parameters: int
+    head_parameters: int
+    adapter: str | None
+    machine: Machine
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, trained: Trained, *, adapter: str | None, max_minutes: float | None
+    ) -> Self:
+        """Put a record together."""
+        lineage = trained.spec.lineage
+        return cls(
+            recipe=recipe,
+            train_rows=trained.train_rows,
+            files=lineage.files,
+            metrics=lineage.metrics,
+            holdout=trained.holdout,
+            best_epoch=trained.best_epoch,
+            steps=trained.steps,
+            seconds=round(trained.seconds, 1),
+            max_minutes=max_minutes,
+            trained_parameters=lineage.trained_parameters,
+            served_parameters=lineage.served_parameters,
+            head_parameters=lineage.head_parameters,
+            adapter=adapter,
+            machine=Machine.here(),
+        )
+
+
+def record_file(directory: Path, recipe: Recipe) -> Path:
+    """Say where a run's record stands: ``<task>-<method>-seed<seed>.json``."""
+    return directory / f"{recipe.task}-{recipe.method}-seed{recipe.seed}.json"
+
+
+def write_record(file: Path, record: Record) -> None:
+    """Write whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    partial.replace(file)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
