@@ -20,6 +20,7 @@ from upt_protos.v1 import inference_pb2_grpc
 from upt_server import statuses, wire
 from upt_server.inputs import Input
 from upt_server.results import AdapterDescription, Output, Prediction
+from upt_zoo.errors import Unavailable
 from upt_zoo.references import Reference
 
 DEFAULT_TARGET = "127.0.0.1:8001"
@@ -158,6 +159,9 @@ def _our_errors(target: str) -> Iterator[None]:
         # pairs of key and value in both kinds of channel, of two types
         trailers = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
         details = next((value for key, value in trailers if key == statuses.DETAILS_KEY), None)
+        if details is None and code is grpc.StatusCode.CANCELLED:
+            # what gRPC says of calls that reached a stopping server and were never taken up
+            raise Unavailable(f"{target} ended the call: it stops; try another server") from error
         if details is None and code is grpc.StatusCode.UNAVAILABLE:
             message = f"cannot reach {target}: {message}; is `upt-server run` running there?"
         data = details if isinstance(details, bytes) else b""

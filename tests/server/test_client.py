@@ -4,8 +4,11 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import grpc
 import pytest
 
+from upt_protos.v1 import inference_pb2_grpc
+from upt_protos.v1.inference_pb2 import PredictRequest, PredictResponse
 from upt_server.client import AsyncClient, Client
 from upt_server.runner import TorchRunner
 from upt_testing.serving import FakeRunner, Served, make_settings, serving
@@ -127,6 +130,27 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
     async with AsyncClient("127.0.0.1:1") as client:
         with pytest.raises(Unavailable, match=r"cannot reach 127\.0\.0\.1:1: .*`upt-server run`"):
             await client.predict("sst2", FILM)
+
+
+class StoppingService(inference_pb2_grpc.InferenceServicer):
+    """Ends calls as gRPC itself ends those that a stopping server has not taken up."""
+
+    async def Predict(
+        self, request: PredictRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> PredictResponse:
+        await context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+
+
+async def test_a_call_that_a_stopping_server_never_took_up_is_unavailable() -> None:
+    server = grpc.aio.server()
+    service = StoppingService()  # type: ignore[abstract]  # of three calls it is asked one
+    inference_pb2_grpc.add_InferenceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with AsyncClient(f"127.0.0.1:{port}") as client:
+        with pytest.raises(Unavailable, match="ended the call: it stops"):
+            await client.predict("sst2", FILM)
+    await server.stop(None)
 
 
 async def test_no_answer_in_time_is_a_timeout(faked: Served, fake: FakeRunner) -> None:
