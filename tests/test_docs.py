@@ -1,0 +1,337 @@
+"""The documents against the code: what they name exists, and what they list is complete."""
+
+import ast
+import importlib
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+import yaml
+from grpc import StatusCode
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+import upt_zoo.cli
+import upt_zoo.manifest
+import upt_zoo.spec
+from upt_server.inputs import Limits
+from upt_server.metrics import Metrics
+from upt_server.results import BatchFacts
+from upt_server.statuses import CODES, code_of
+from upt_testing.adapters import BOTTLENECK, LORA, PREFIX, PROMPT, tiny_spec
+from upt_training.recipe import Recipe
+from upt_zoo.errors import UptError
+from upt_zoo.layout import tensor_shapes
+from upt_zoo.spec import Head
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+NAMES = [str(file.relative_to(ROOT)) for file in DOCUMENTS]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHELL = ("", "sh", "bash", "console")
+PROGRAMS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+    "scripts"
+]
+SPEC_MODELS = [
+    kind
+    for name, kind in vars(upt_zoo.spec).items()
+    if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__module__ == "upt_zoo.spec"
+    if not name.startswith("_")
+]
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A command line in a document; one inside a sentence may leave its arguments out."""
+
+    words: tuple[str, ...]
+    is_whole: bool
+
+    @property
+    def program(self) -> str:
+        return Path(self.words[0]).name
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def prose(text: str) -> str:
+    return FENCE.sub("", text)
+
+
+def code_spans(text: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", prose(text))
+
+
+def invocations(text: str) -> Iterator[Invocation]:
+    for language, block in FENCE.findall(text):
+        if language in SHELL:
+            for line in block.replace("\\\n", " ").splitlines():
+                if set(line.split()) & {*PROGRAMS, "make"}:
+                    yield from split_commands(line, is_whole=True)
+    for span in code_spans(text):
+        if span.split()[0] in (*PROGRAMS, "make"):
+            yield from split_commands(span, is_whole=False)
+
+
+def split_commands(line: str, *, is_whole: bool) -> Iterator[Invocation]:
+    """Split a shell line at pipes and semicolons; prompts and assignments are left out."""
+    lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    for word in [*lexer, ";"]:
+        if set(word) <= set("();<>|&"):
+            if words:
+                yield Invocation(tuple(words), is_whole)
+            words = []
+        elif words or not re.fullmatch(r"[A-Z_]+=.*", word):
+            words.append(word)
+
+
+def program(name: str) -> TyperGroup:
+    command = get_command(importlib.import_module(PROGRAMS[name].partition(":")[0]).app)
+    assert isinstance(command, TyperGroup)
+    return command
+
+
+def subcommand(words: tuple[str, ...]) -> TyperCommand:
+    command = program(Path(words[0]).name).commands[words[1]]
+    assert isinstance(command, TyperCommand)
+    return command
+
+
+def options(command: TyperCommand) -> dict[str, object]:
+    """Return the default of each option."""
+    return {
+        name: parameter.default
+        for parameter in command.params
+        for name in parameter.opts
+        if name.startswith("--")
+    }
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """Return the rows of the first table behind a heading."""
+    assert text.count(f"\n{heading}\n") == 1, heading
+    lines = text.partition(f"\n{heading}\n")[2].splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def codes(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def code(cell: str) -> str:
+    (only,) = codes(cell)
+    return only
+
+
+def slug(heading: str) -> str:
+    """Spell a heading as the anchor that a Markdown page gives it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_relative_link_resolves(name: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(read(name))):
+        if re.match(r"https?://", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", prose(target.read_text()), re.MULTILINE)
+            assert anchor in map(slug, headings), link
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_line_is_one_that_the_command_takes(name: str) -> None:
+    for call in invocations(read(name)):
+        if call.program not in PROGRAMS or len(call.words) == 1:
+            continue
+        if call.words[1] == "--help":
+            continue
+        assert call.words[1] in program(call.program).commands, call
+        command = subcommand(call.words)
+        if call.is_whole:
+            command.make_context(call.words[1], list(call.words[2:]))  # raises a usage error
+        named = {word.partition("=")[0] for word in call.words if word.startswith("--")}
+        assert named <= {*options(command), "--help"}, call
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_in_a_sentence_exists(name: str) -> None:
+    known = {
+        option
+        for each in PROGRAMS
+        for command in program(each).commands
+        for option in options(subcommand((each, command)))
+    }
+    named = {span.partition(" ")[0] for span in code_spans(read(name)) if span.startswith("--")}
+    assert named <= known | {"--help"}
+
+
+def test_every_subcommand_stands_in_some_document() -> None:
+    named = {call.words[:2] for name in NAMES for call in invocations(read(name))}
+    there = {(each, command) for each in PROGRAMS for command in program(each).commands}
+    assert there <= named
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_make_target_exists(name: str) -> None:
+    targets = re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE)
+    for call in invocations(read(name)):
+        if call.program == "make":
+            assert {word for word in call.words[1:] if "=" not in word} <= set(targets), call
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_environment_variable_is_one_that_upt_reads(name: str) -> None:
+    sources = [file for folder in ("zoo", "server", "training") for file in folder_files(folder)]
+    known = {found for file in sources for found in re.findall(r"UPT_[A-Z_]+", file.read_text())}
+    assert set(re.findall(r"UPT_[A-Z_]+", read(name))) <= known
+
+
+def folder_files(folder: str) -> Iterator[Path]:
+    return (ROOT / folder).rglob("*.py")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_python_examples_import_is_there(name: str) -> None:
+    blocks = [block for language, block in FENCE.findall(read(name)) if language == "python"]
+    for node in ast.walk(ast.parse("\n".join(blocks))):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module or "")
+            assert all(hasattr(module, imported.name) for imported in node.names)
+
+
+@pytest.mark.parametrize("folder", ["upt_server.", "upt_zoo.", "upt_training."])
+def test_every_module_and_name_in_a_sentence_is_there(folder: str) -> None:
+    for name in NAMES:
+        for span in code_spans(read(name)):
+            if re.fullmatch(rf"{re.escape(folder)}[\w.]+", span):
+                assert is_there(span), f"{name}: {span}"
+
+
+def is_there(dotted: str) -> bool:
+    try:
+        importlib.import_module(dotted)
+    except ModuleNotFoundError:
+        module, _, last = dotted.rpartition(".")
+        return hasattr(importlib.import_module(module), last)
+    return True
+
+
+def test_the_servers_options_are_listed_with_their_defaults() -> None:
+    expected = options(subcommand(("upt-server", "run")))
+    documented = {code(row[0]): row[1] for row in table(read("docs/serving.md"), "## Run")}
+    assert documented.keys() == expected.keys()
+    for option, default in expected.items():
+        if default in (None, "", False):
+            assert documented[option], option
+        else:
+            assert documented[option] == f"`{default}`"
+
+
+def test_the_commands_of_the_zoo_are_listed_with_all_their_options() -> None:
+    rows = table(read("docs/zoo.md"), "## Commands")
+    documented = {code(row[0]): set(codes(row[2])) for row in rows}
+    assert documented == {
+        f"upt-zoo {name}": set(options(subcommand(("upt-zoo", name))))
+        for name in program("upt-zoo").commands
+    }
+
+
+def test_the_recipes_keys_are_listed_with_their_defaults() -> None:
+    rows = {code(row[0]): row[1] for row in table(read("docs/training.md"), "## Recipes")}
+    assert rows.keys() == Recipe.model_fields.keys()
+    for name, field in Recipe.model_fields.items():
+        if isinstance(field.default, int | float):  # others are given in words
+            assert yaml.safe_load(rows[name]) == field.default, name
+
+
+def test_the_documented_errors_are_those_of_the_statuses() -> None:
+    rows = table(read("docs/serving.md"), "## Errors")
+    documented = [(code(status), code(error)) for status, error, _ in rows]
+    expected = [(status.name, kind.__name__) for kind, status in CODES.items()]
+    assert code_of(UptError()) is StatusCode.INTERNAL
+    assert documented == [*expected, ("INTERNAL", "UptError")]
+
+
+def test_the_documented_exit_codes_are_those_of_the_command_line() -> None:
+    rows = table(read("docs/zoo.md"), "## Exit codes")
+    documented = {int(number): codes(error) for number, error, _ in rows}
+    expected = {number: [kind.__name__] for kind, number in upt_zoo.cli.EXIT_CODES.items()}
+    assert documented == {0: [], 2: [], upt_zoo.cli.UNEXPECTED: [], **expected}
+
+
+def test_the_documented_metrics_are_those_of_the_server() -> None:
+    metrics = Metrics()
+    metrics.server_built(version="1", backbone_digest="sha256:", precision="exact")
+    metrics.queue_built(lambda: 0)
+    metrics.batch_computed(BatchFacts(rows=1, tokens=1, distinct_adapters=1, forward_ms=1))
+    metrics.adapter_loaded(1, 1)
+    metrics.adapter_evicted(0)
+    metrics.call_failed(["sst2"], StatusCode.UNAVAILABLE)
+    registered = {
+        f"{family.name}_total" if family.type == "counter" else family.name: (
+            family.type,
+            {label for sample in family.samples for label in sample.labels} - {"le"},
+            family.documentation,
+        )
+        for family in text_string_to_metric_families(metrics.text().decode())
+        if not family.name.endswith("_created")
+    }
+    rows = table(read("docs/serving.md"), "## Metrics")
+    documented = {
+        code(name): (kind, set(codes(labels)), meaning) for name, kind, labels, meaning in rows
+    }
+    assert documented == registered
+
+
+def test_the_documented_limits_are_those_of_a_call() -> None:
+    rows = table(read("docs/serving.md"), "### Limits of a call")
+    limits = Limits()
+    assert {code(name): float(value) for name, value, _ in rows} == {
+        field.name: getattr(limits, field.name) for field in fields(limits)
+    }
+
+
+@pytest.mark.parametrize("model", SPEC_MODELS)
+def test_every_field_of_the_spec_is_explained(model: type[BaseModel]) -> None:
+    rows = table(read("docs/format.md"), f"**{model.__name__}**")
+    assert {code(name) for name, _ in rows} == model.model_fields.keys()
+
+
+def test_the_documented_tensors_are_those_of_the_layout() -> None:
+    head = Head(kind="classification", outputs=2, labels=("no", "yes"), layers=2)
+    spec = tiny_spec(lora=LORA, prefix=PREFIX, bottleneck=BOTTLENECK, prompt=PROMPT, head=head)
+    expected = {
+        re.sub(r"^lora\.[a-z_]+\.", "lora.t.", name): len(shape)
+        for name, shape in tensor_shapes(spec).items()
+    }
+    rows = table(read("docs/format.md"), "## The tensors")
+    assert {code(name): len(shape.split(",")) for name, shape, _ in rows} == expected
+
+
+def test_the_documented_media_types_are_those_of_the_manifest() -> None:
+    documented = set(re.findall(r"application/vnd\.[\w.+-]+", read("docs/format.md")))
+    expected = {
+        value
+        for value in vars(upt_zoo.manifest).values()
+        if isinstance(value, str) and value.startswith("application/vnd.")
+    }
+    assert documented == expected - {upt_zoo.manifest.INDEX_TYPE}
