@@ -4,7 +4,7 @@ A row holds the real tokens of one forward pass, special tokens included, withou
 without prompt. A span task turns a long second field into several rows that overlap.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenizers import Encoding
@@ -49,64 +49,82 @@ class Tokenizer:
         lose tokens from the end of the longer field.
 
         Raises:
-            InvalidText: another number of texts than the task has fields.
+            InvalidText: another number of texts than the task has fields, or half a character.
         """
         if len(texts) != len(task.fields):
             raise InvalidText(
                 f"task {task.name}: expected the fields {', '.join(task.fields)}, "
                 f"got {len(texts)} texts"
             )
-        parts = [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        room = task.max_tokens - self._specials[len(parts) == 2]
+        try:
+            whole = _Whole(self._tokenizer.encode(texts[0], texts[1] if len(texts) > 1 else None))
+        except TypeError as error:  # the library takes what UTF-8 can hold
+            raise InvalidText(f"task {task.name}: a text holds half a surrogate pair") from error
+        room = task.max_tokens - self._specials[len(texts) == 2]
         if is_span:
-            return self._windows(parts[0], parts[1], room, task.stride or room // 3)
-        return [self._row(parts, room)]
+            return whole.windows(room, task.stride or room // 3)
+        return [whole.row(room)]
 
-    def _row(self, parts: list[Encoding], room: int) -> TokenRow:
-        lengths = _share_room([len(part.ids) for part in parts], room)
-        is_truncated = False
-        for part, length in zip(parts, lengths, strict=True):
-            if len(part.ids) > length:
-                part.truncate(length)
-                is_truncated = True
-        second = parts[1] if len(parts) == 2 else None
-        joined = self._tokenizer.post_process(parts[0], second)
-        return TokenRow(ids=joined.ids, type_ids=joined.type_ids, is_truncated=is_truncated)
 
-    def _windows(
-        self, question: Encoding, context: Encoding, room: int, stride: int
-    ) -> list[TokenRow]:
-        # half of the room at most for the question, so that each window moves forward
-        question_room = room // 2
-        is_truncated = len(question.ids) > question_room
-        question.truncate(question_room)
-        size = room - len(question.ids)
-        context.truncate(size, stride=min(stride, size // 2))
-        return [
-            self._window(question, window, is_truncated=is_truncated)
-            for window in (context, *context.overflowing)
+class _Whole:
+    """An input at full length, special tokens included; rows are cut out of it.
+
+    The library's own truncation keeps all that it cuts off, for pairs in every combination: two
+    texts of 50,000 characters would take gigabytes.
+    """
+
+    def __init__(self, encoding: Encoding) -> None:
+        sequences = encoding.sequence_ids
+        places: dict[int | None, list[int]] = {None: [], 0: [], 1: []}
+        for place, sequence in enumerate(sequences):
+            places[sequence].append(place)
+        self._specials, self._first, self._second = places[None], places[0], places[1]
+        self._ids, self._type_ids = encoding.ids, encoding.type_ids
+        self._offsets = [
+            offset if sequence == 1 else None
+            for offset, sequence in zip(encoding.offsets, sequences, strict=True)
         ]
 
-    def _window(self, question: Encoding, window: Encoding, *, is_truncated: bool) -> TokenRow:
-        joined = self._tokenizer.post_process(question, window)
-        offsets = tuple(
-            offset if sequence == 1 else None
-            for offset, sequence in zip(joined.offsets, joined.sequence_ids, strict=True)
-        )
+    def row(self, room: int) -> TokenRow:
+        """Cut one row with at most ``room`` tokens beside the special ones."""
+        first, second = _share_room(len(self._first), len(self._second), room)
+        is_truncated = len(self._first) + len(self._second) > room
+        kept = self._join(self._first[:first], self._second[:second])
+        return self._cut(kept, is_truncated=is_truncated)
+
+    def windows(self, room: int, stride: int) -> list[TokenRow]:
+        """Cut rows that together hold the whole second field, ``stride`` of its tokens twice."""
+        # half of the room at most for the first field, so that each window moves forward
+        first = self._first[: room // 2]
+        size = room - len(first)
+        stride = min(stride, size // 2)
+        starts = range(0, max(1, len(self._second) - stride), size - stride)
+        windows = (self._join(first, self._second[start : start + size]) for start in starts)
+        return [
+            replace(
+                self._cut(kept, is_truncated=len(first) < len(self._first)),
+                offsets=tuple(self._offsets[place] for place in kept),
+            )
+            for kept in windows
+        ]
+
+    def _join(self, first: list[int], second: list[int]) -> list[int]:
+        return sorted(self._specials + first + second)
+
+    def _cut(self, kept: list[int], *, is_truncated: bool) -> TokenRow:
         return TokenRow(
-            ids=joined.ids, type_ids=joined.type_ids, is_truncated=is_truncated, offsets=offsets
+            ids=[self._ids[place] for place in kept],
+            type_ids=[self._type_ids[place] for place in kept],
+            is_truncated=is_truncated,
         )
 
 
-def _share_room(lengths: list[int], room: int) -> list[int]:
+def _share_room(first: int, second: int, room: int) -> tuple[int, int]:
     """Shorten the longer of two fields first, then both alike."""
-    if sum(lengths) <= room:
-        return lengths
-    if len(lengths) == 1:
-        return [room]
-    first, second = lengths
+    if first + second <= room:
+        return first, second
     if first <= room // 2:
-        return [first, room - first]
+        return first, room - first
     if second <= room // 2:
-        return [room - second, second]
-    return [room - room // 2, room // 2]
+        return room - second, second
+    return room - room // 2, room // 2
