@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from upt_zoo.spec import AdapterSpec, Head
@@ -14,7 +15,7 @@ from upt_zoo.tokenization import TokenRow
 
 Logits = NDArray[np.float32]
 MAX_ANSWER_TOKENS = 30  # as in the original BERT and DistilBERT question answering
-_CANDIDATES = 20  # starts and ends considered per window
+_CANDIDATES = 20  # best spans of each window that share the probability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,8 @@ def answer(
     ``logits[i]`` belongs to ``rows[i]``: [outputs], or [token, 2] for spans.
     """
     if spec.head.kind == "span":
-        return best_span(texts[1], rows, logits)
+        temperature = np.float32(spec.head.temperature)
+        return best_span(texts[1], rows, [values / temperature for values in logits])
     (values,) = logits
     if spec.head.kind == "regression":
         return ValueAnswer(value=float(values[0]))
@@ -88,37 +90,40 @@ def best_span(context: str, rows: Sequence[TokenRow], logits: Sequence[Logits]) 
 
     An empty context, or one without a single token, gives the empty span at 0.
     """
-    candidates = [
-        candidate
-        for row, values in zip(rows, logits, strict=True)
-        for candidate in _window_spans(row, values)
-    ]
+    candidates: dict[tuple[int, int], float] = {}
+    for row, values in zip(rows, logits, strict=True):
+        for span, score in _window_spans(row, values):  # windows overlap: a span may come twice
+            candidates[span] = max(score, candidates.get(span, score))
     if not candidates:
         return SpanAnswer(text="", start=0, end=0, score=0.0)
-    scores = _softmax(np.array([score for score, _, _ in candidates], dtype=np.float32))
+    scores = _softmax(np.array(list(candidates.values()), dtype=np.float32))
     best = int(np.argmax(scores))
-    _, start, end = candidates[best]
+    start, end = list(candidates)[best]
     return SpanAnswer(text=context[start:end], start=start, end=end, score=float(scores[best]))
 
 
-def _window_spans(row: TokenRow, logits: Logits) -> list[tuple[float, int, int]]:
-    """Return (score, start, end) of the window's best spans, in characters of the context."""
-    offsets = row.offsets or ()
-    positions = np.array([i for i, offset in enumerate(offsets) if offset is not None], dtype=int)
-    starts = positions[np.argsort(-logits[positions, 0], kind="stable")[:_CANDIDATES]]
-    ends = positions[np.argsort(-logits[positions, 1], kind="stable")[:_CANDIDATES]]
-    spans = []
-    for first in starts:
-        for last in ends:
-            start, end = offsets[first], offsets[last]
-            if start is None or end is None or not 0 <= last - first < MAX_ANSWER_TOKENS:
-                continue
-            spans.append((float(logits[first, 0] + logits[last, 1]), start[0], end[1]))
-    return sorted(spans, reverse=True)[:_CANDIDATES]
+def _window_spans(row: TokenRow, logits: Logits) -> list[tuple[tuple[int, int], float]]:
+    """Return the window's best spans, [start, end) in characters of the context, and scores."""
+    places = [place for place, offset in enumerate(row.offsets or ()) if offset is not None]
+    offsets = [offset for offset in row.offsets or () if offset is not None]
+    if not places:
+        return []
+    # scores[i, k]: the span of k + 1 tokens from token i on; behind the last token there is none
+    beyond = np.full(MAX_ANSWER_TOKENS - 1, -np.inf, dtype=np.float32)
+    ends = np.concatenate([logits[places, 1], beyond])
+    scores = logits[places, 0][:, None] + sliding_window_view(ends, MAX_ANSWER_TOKENS)
+    best = np.argsort(-scores, axis=None, kind="stable")[:_CANDIDATES]
+    firsts, extras = np.unravel_index(best, scores.shape)
+    return [
+        ((offsets[first][0], offsets[first + extra][1]), float(scores[first, extra]))
+        for first, extra in zip(firsts, extras, strict=True)
+        if first + extra < len(offsets)
+    ]
 
 
 def _label_set(head: Head, labels: tuple[str, ...], values: Logits) -> LabelSetAnswer:
-    probabilities = 1 / (1 + np.exp(-values / np.float32(head.temperature)))
+    # the logistic function by tanh, because exp overflows
+    probabilities = 0.5 + 0.5 * np.tanh(values / np.float32(2 * head.temperature))
     threshold = 0.5 if head.threshold is None else head.threshold
     return LabelSetAnswer(
         labels=tuple(

@@ -1,0 +1,232 @@
+"""From logits to labels, numbers and spans."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from upt_testing.adapters import CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN, tiny_spec
+from upt_zoo.answers import (
+    MAX_ANSWER_TOKENS,
+    LabelAnswer,
+    LabelSetAnswer,
+    SpanAnswer,
+    ValueAnswer,
+    answer,
+    best_span,
+)
+from upt_zoo.spec import Head
+from upt_zoo.tokenization import TokenRow
+
+CONTEXT = "Zoë wrote it in 1984 and sold it in 1999."
+WORDS = [(0, 3), (4, 9), (10, 12), (13, 15), (16, 20), (21, 24), (25, 29), (30, 32), (33, 35)]
+bounded = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def label_of(head: Head, *logits: float) -> LabelAnswer:
+    found = answer(
+        tiny_spec(head=head), ("a film",), [row(())], [np.array(logits, dtype=np.float32)]
+    )
+    assert isinstance(found, LabelAnswer)
+    return found
+
+
+def labels_of(head: Head, *logits: float) -> LabelSetAnswer:
+    found = answer(
+        tiny_spec(head=head), ("a film",), [row(())], [np.array(logits, dtype=np.float32)]
+    )
+    assert isinstance(found, LabelSetAnswer)
+    return found
+
+
+def row(offsets: Sequence[tuple[int, int] | None]) -> TokenRow:
+    return TokenRow(ids=[0] * len(offsets), type_ids=[0] * len(offsets), offsets=tuple(offsets))
+
+
+def window(words: Sequence[tuple[int, int]]) -> TokenRow:
+    """[CLS] question [SEP] words [SEP]"""
+    return row([None, None, None, *words, None])
+
+
+def logits(
+    window: TokenRow, starts: dict[int, float], ends: dict[int, float]
+) -> NDArray[np.float32]:
+    """Zero but for the given places, counted from the window's first word."""
+    values = np.zeros((len(window.ids), 2), dtype=np.float32)
+    for column, chosen in enumerate((starts, ends)):
+        for place, value in chosen.items():
+            values[3 + place, column] = value
+    return values
+
+
+def ask(*windows: tuple[TokenRow, NDArray[np.float32]], context: str = CONTEXT) -> SpanAnswer:
+    return best_span(context, [one for one, _ in windows], [values for _, values in windows])
+
+
+# Labels
+
+
+def test_the_most_probable_label_is_given_with_all_probabilities() -> None:
+    found = label_of(CLASSIFICATION, 1.0, 1.0 + math.log(3))
+    assert found == LabelAnswer(
+        label="positive", index=1, score=found.scores[1], scores=found.scores
+    )
+    assert found.scores == pytest.approx((0.25, 0.75))
+
+
+def test_the_first_of_equally_probable_labels_is_given() -> None:
+    found = label_of(CLASSIFICATION, 2.0, 2.0)
+    assert (found.index, found.label, found.score) == (0, "negative", 0.5)
+
+
+def test_temperature_divides_the_logits() -> None:
+    warm = CLASSIFICATION.model_copy(update={"temperature": 2.0})
+    assert label_of(warm, 0.0, 2 * math.log(3)).scores == pytest.approx((0.25, 0.75))
+    warm = MULTI_LABEL.model_copy(update={"temperature": 2.0})
+    scores = labels_of(warm, 0.0, 2 * math.log(3), -2 * math.log(3)).scores
+    assert scores == pytest.approx((0.5, 0.75, 0.25))
+
+
+def test_every_label_that_reaches_the_threshold_is_given() -> None:
+    found = labels_of(MULTI_LABEL, math.log(0.4 / 0.6) + 1e-4, math.log(0.4 / 0.6) - 1e-4, 5.0)
+    assert found.labels == ("a", "c")
+    assert found.scores == pytest.approx((0.4, 0.4, 1 / (1 + math.exp(-5))), abs=1e-3)
+
+
+def test_no_threshold_means_one_half_which_counts_as_reached() -> None:
+    head = MULTI_LABEL.model_copy(update={"threshold": None})
+    found = labels_of(head, 0.0, -0.01, 0.01)
+    assert found.labels == ("a", "c")
+    assert found.scores == pytest.approx((0.5, 0.4975, 0.5025), abs=1e-4)
+
+
+def test_no_label_may_reach_the_threshold() -> None:
+    assert labels_of(MULTI_LABEL, -5.0, -5.0, -5.0).labels == ()
+
+
+def test_huge_logits_give_probabilities_of_0_and_1() -> None:
+    assert label_of(CLASSIFICATION, -1e4, 1e4).scores == (0.0, 1.0)
+    assert labels_of(MULTI_LABEL, -1e4, 1e4, 0.0).scores == (0.0, 1.0, 0.5)
+
+
+def test_a_regression_answers_its_logit() -> None:
+    found = answer(
+        tiny_spec(head=REGRESSION), ("a",), [row(())], [np.array([3.25], dtype=np.float32)]
+    )
+    assert found == ValueAnswer(value=3.25)
+
+
+# Spans
+
+
+def test_a_span_is_cut_out_of_the_context_by_code_points() -> None:
+    one = window(WORDS)
+    found = ask((one, logits(one, {0: 9.0}, {1: 9.0})))
+    assert (found.text, found.start, found.end) == ("Zoë wrote", 0, 9)
+    assert found.score > 0.99
+    emoji = "👩\u200d👧 Zoë"
+    assert ask((window([(4, 7)]), np.zeros((5, 2), np.float32)), context=emoji).text == "Zoë"
+
+
+def test_the_best_span_over_all_windows_is_given() -> None:
+    first, second = window(WORDS[:5]), window(WORDS[4:])
+    weak = (first, logits(first, {1: 4.0}, {1: 4.0}))
+    strong = (second, logits(second, {0: 5.0}, {1: 5.0}))
+    for windows in ((weak, strong), (strong, weak)):
+        assert ask(*windows).text == "1984 and"
+
+
+def test_a_span_that_two_windows_see_keeps_its_probability() -> None:
+    one = window(WORDS)
+    seen = (one, logits(one, {4: 12.0}, {4: 12.0}))
+    assert ask(seen, seen) == ask(seen)
+    assert ask(seen, seen).score > 0.9
+
+
+def test_the_better_view_of_a_span_counts() -> None:
+    one = window(WORDS)
+    clear, dim = ((one, logits(one, {4: value}, {4: value})) for value in (12.0, 3.0))
+    assert ask(clear, dim) == ask(dim, clear) == ask(clear)
+
+
+def test_a_span_never_ends_before_it_starts() -> None:
+    one = window(WORDS)
+    found = ask((one, logits(one, {5: 9.0}, {2: 9.0, 6: 1.0})))
+    assert found.text == "and sold"
+
+
+@pytest.mark.parametrize(("extra", "is_found"), [(0, True), (1, False)])
+def test_a_span_has_thirty_tokens_at_most(extra: int, *, is_found: bool) -> None:
+    words = [(2 * place, 2 * place + 1) for place in range(40)]
+    one, last = window(words), MAX_ANSWER_TOKENS - 1 + extra
+    found = ask((one, logits(one, {0: 9.0}, {last: 9.0})), context="a " * 40)
+    assert MAX_ANSWER_TOKENS == 30
+    assert ((found.start, found.end) == (0, 2 * last + 1)) == is_found
+
+
+def test_question_and_special_tokens_are_never_answers() -> None:
+    one = window(WORDS[:2])
+    values = np.full((6, 2), 9.0, dtype=np.float32)
+    values[3:5] = [[-9.0, -9.0], [-8.0, -8.0]]
+    assert ask((one, values)).text == "wrote"
+
+
+def test_an_empty_context_gives_the_empty_span() -> None:
+    empty = SpanAnswer(text="", start=0, end=0, score=0.0)
+    assert ask((window([]), np.ones((4, 2), np.float32)), context="") == empty
+
+
+def test_a_window_without_words_does_not_disturb_another() -> None:
+    one = window(WORDS)
+    seen = (one, logits(one, {4: 9.0}, {4: 9.0}))
+    assert ask((window([]), np.ones((4, 2), np.float32)), seen) == ask(seen)
+
+
+def test_a_span_head_of_all_zeros_still_finds_a_word() -> None:
+    one = window(WORDS)
+    assert ask((one, logits(one, {}, {}))).text == "Zoë"
+
+
+def test_an_answer_of_the_span_head_is_its_best_span() -> None:
+    one = window(WORDS)
+    values = logits(one, {4: 3.0}, {4: 3.0})
+    spec = tiny_spec(head=SPAN)
+    assert answer(spec, ("when?", CONTEXT), [one], [values]) == ask((one, values))
+    cold = tiny_spec(head=SPAN.model_copy(update={"temperature": 0.5}))
+    assert answer(cold, ("when?", CONTEXT), [one], [values]) == ask((one, 2 * values))
+
+
+@bounded
+@given(seed=st.integers(0, 2**32 - 1), counts=st.lists(st.integers(0, 50), min_size=1, max_size=3))
+def test_the_best_span_is_that_of_trying_all(seed: int, counts: list[int]) -> None:
+    source = np.random.RandomState(seed)
+    rows, values, expected = [], [], -math.inf
+    for count in counts:
+        first = source.randint(0, 50)
+        rows.append(window([(2 * place, 2 * place + 1) for place in range(first, first + count)]))
+        values.append(source.standard_normal((count + 4, 2)).astype(np.float32))
+        starts, ends = values[-1][3:-1].T
+        for start in range(count):
+            for end in range(start, min(start + 30, count)):
+                expected = max(expected, float(starts[start] + ends[end]))
+    found = best_span("a " * 100, rows, values)
+    best = max(_scores_of(found, rows, values), default=-math.inf)
+    assert best == expected
+    assert 0 <= found.score <= 1
+
+
+def _scores_of(
+    found: SpanAnswer, rows: Sequence[TokenRow], values: Sequence[NDArray[np.float32]]
+) -> list[float]:
+    """The found span's score in each window that holds it."""
+    scores = []
+    for one, seen in zip(rows, values, strict=True):
+        offsets = one.offsets or ()
+        starts = [i for i, offset in enumerate(offsets) if offset and offset[0] == found.start]
+        ends = [i for i, offset in enumerate(offsets) if offset and offset[1] == found.end]
+        scores += [float(seen[i, 0] + seen[j, 1]) for i in starts for j in ends]
+    return scores
