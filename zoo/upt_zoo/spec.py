@@ -66,6 +66,12 @@ class Prefix(_Frozen):
     gated: bool
     gates: Literal["shared", "separate"] = "shared"
 
+    @model_validator(mode="after")
+    def _separate_gates_are_gates(self) -> Self:
+        if self.gates == "separate" and not self.gated:
+            raise ValueError("separate gates in a prefix without gates")
+        return self
+
 
 class Bottleneck(_Frozen):
     """h' = LN(f + g (W_up act(W_down x_a + b_down) + b_up) + x_1), after the FFN."""
@@ -111,6 +117,14 @@ class Head(_Frozen):
             raise ValueError(f"a {self.kind} head has no labels")
         return self
 
+    @model_validator(mode="after")
+    def _labels_can_be_told_apart(self) -> Self:
+        if self.labels and len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels repeat: {self.labels}")
+        if self.threshold is not None and self.kind != "multi_label":
+            raise ValueError(f"a {self.kind} head has no threshold")
+        return self
+
 
 class TaskInput(_Frozen):
     """How the task's text fields become token rows.
@@ -125,6 +139,12 @@ class TaskInput(_Frozen):
     stride: Count | None = None
     metric: str
     description: str = ""
+
+    @model_validator(mode="after")
+    def _fields_are_distinct(self) -> Self:
+        if len(set(self.fields)) != len(self.fields):
+            raise ValueError(f"fields repeat: {self.fields}")
+        return self
 
 
 class DataFile(_Frozen):
