@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from upt_zoo import layout
@@ -21,14 +22,15 @@ _ATTENTION_INPUTS: tuple[LoraTarget, ...] = ("q", "k", "v")
 class LowRank:
     """y += (g * (x down)) up for one or several targets that read the same x.
 
-    ``down`` [in, R + G] holds the R down columns and behind them the G ``gates`` columns; ``bias``
-    [R + G]; ``up`` [R, out]. Where LoRA is gated, gate i scales the i-th block of R / T columns;
-    gates beyond the T targets belong to the prefix, which reads the same input.
+    ``down`` holds the rank's columns and behind them the ``gates`` columns. Where LoRA is gated,
+    gate i scales the i-th of the T targets' equal blocks of columns; gates beyond the T targets
+    belong to the prefix, which reads the same input. While all layers are prepared at once they
+    are one more axis in front.
     """
 
-    down: Tensor
-    bias: Tensor
-    up: Tensor
+    down: Float[Tensor, "*layer input column"]
+    bias: Float[Tensor, "*layer column"]
+    up: Float[Tensor, "*layer rank output"]
     gates: int
 
 
@@ -36,8 +38,7 @@ class LowRank:
 class PreparedLayer:
     """The components of one layer; None where the adapter does not have one.
 
-    ``bottleneck`` [down: (d, m + G), up: (m + 1, d)]: the last row of ``up`` is the up bias.
-    ``prefix_keys`` and ``prefix_values`` are [p, d].
+    The last row of the bottleneck's ``up`` is the up bias.
     """
 
     attention_in: LowRank | None
@@ -45,8 +46,8 @@ class PreparedLayer:
     ffn_up: LowRank | None
     ffn_down: LowRank | None
     bottleneck: LowRank | None
-    prefix_keys: Tensor | None
-    prefix_values: Tensor | None
+    prefix_keys: Float[Tensor, "prefix hidden"] | None
+    prefix_values: Float[Tensor, "prefix hidden"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +85,8 @@ class PreparedHead:
     """The head's weights; ``dense`` is None where the head has one layer."""
 
     spec: Head
-    dense: tuple[Tensor, Tensor] | None
-    out: tuple[Tensor, Tensor]
+    dense: tuple[Float[Tensor, "hidden hidden"], Float[Tensor, "hidden"]] | None
+    out: tuple[Float[Tensor, "output hidden"], Float[Tensor, "output"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ class PreparedAdapter:
     """
 
     structure: Structure
-    prompt: Tensor | None
+    prompt: Float[Tensor, "prompt hidden"] | None
     is_prompt_after_cls: bool
     layers: tuple[PreparedLayer, ...]
     head: PreparedHead
@@ -233,8 +234,10 @@ def _lora_part(
     )
 
 
-def _block_diagonal(ups: list[Tensor], targets: tuple[LoraTarget, ...]) -> Tensor:
-    """Place each target's [L, r, d] in its third of the fused [L, T r, 3 d]."""
+def _block_diagonal(
+    ups: list[Float[Tensor, "layer rank hidden"]], targets: tuple[LoraTarget, ...]
+) -> Float[Tensor, "layer ranks 3*hidden"]:
+    """Place each target's columns in its third of the fused product, one below the other."""
     zeros = torch.zeros_like(ups[0])
     rows = [
         torch.cat([up if part == target else zeros for part in _ATTENTION_INPUTS], 2)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
@@ -21,12 +22,12 @@ from upt_zoo.nn.linear import FrozenLinear, LearningLinear, Linear
 class LayerNorm:
     """(x - mean) / sqrt(var + eps) * weight + bias over the hidden axis."""
 
-    weight: Tensor
-    bias: Tensor
+    weight: Float[Tensor, "hidden"]
+    bias: Float[Tensor, "hidden"]
     eps: float
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Normalise [token, hidden]."""
+    def __call__(self, x: Float[Tensor, "token hidden"]) -> Float[Tensor, "token hidden"]:
+        """Normalise each token."""
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         return functional.layer_norm(x, weight.shape, weight, bias, self.eps)
 
@@ -47,14 +48,19 @@ class EncoderLayer:
 class Embeddings:
     """Word, position and type tables with the LayerNorm over their sum."""
 
-    word: Tensor
-    position: Tensor
-    type: Tensor
+    word: Float[Tensor, "word hidden"]
+    position: Float[Tensor, "position hidden"]
+    type: Float[Tensor, "type hidden"]
     norm: LayerNorm
     first_position: int
 
-    def __call__(self, ids: Tensor, positions: Tensor, type_ids: Tensor) -> Tensor:
-        """Embed packed tokens: three [token] index tensors to [token, hidden].
+    def __call__(
+        self,
+        ids: Int[Tensor, "real"],
+        positions: Int[Tensor, "real"],
+        type_ids: Int[Tensor, "real"],
+    ) -> Float[Tensor, "real hidden"]:
+        """Embed real tokens.
 
         ``positions`` count from 0; RoBERTa's own offset is added here.
         """
@@ -104,7 +110,7 @@ def build_encoder(
     product is then formed from the three weights each time.
 
     Raises:
-        Corrupt: a tensor of the encoder is missing.
+        Corrupt: a tensor of the encoder is missing, or its shape is not the configuration's.
     """
     source = _Checkpoint(config, tensors, dtype, is_learning=is_learning)
     try:
@@ -133,46 +139,62 @@ class _Checkpoint:
         self._is_learning = is_learning
 
     def embeddings(self) -> Embeddings:
-        is_roberta = self._config.model_type == "roberta"
+        config = self._config
+        sizes = {
+            "word": config.vocab_size,
+            "position": config.max_position_embeddings,
+            "token_type": config.type_vocab_size,
+        }
         tables = {
-            name: self._wide(f"embeddings.{name}_embeddings.weight")
-            for name in ("word", "position", "token_type")
+            name: self._wide(f"embeddings.{name}_embeddings.weight", size, config.hidden_size)
+            for name, size in sizes.items()
         }
         return Embeddings(
             word=tables["word"],
             position=tables["position"],
             type=tables["token_type"],
             norm=self._norm("embeddings.LayerNorm"),
-            first_position=self._config.pad_token_id + 1 if is_roberta else 0,
+            first_position=config.pad_token_id + 1 if config.model_type == "roberta" else 0,
         )
 
     def layer(self, index: int) -> EncoderLayer:
         name = f"encoder.layer.{index}"
         attention = f"{name}.attention"
+        hidden, intermediate = self._config.hidden_size, self._config.intermediate_size
+        inputs = [f"{attention}.self.{part}" for part in ("query", "key", "value")]
         return EncoderLayer(
-            qkv=self._linear(*(f"{attention}.self.{part}" for part in ("query", "key", "value"))),
-            attention_out=self._linear(f"{attention}.output.dense"),
+            qkv=self._linear(*inputs, shape=(hidden, hidden)),
+            attention_out=self._linear(f"{attention}.output.dense", shape=(hidden, hidden)),
             attention_norm=self._norm(f"{attention}.output.LayerNorm"),
-            ffn_up=self._linear(f"{name}.intermediate.dense"),
-            ffn_down=self._linear(f"{name}.output.dense"),
+            ffn_up=self._linear(f"{name}.intermediate.dense", shape=(intermediate, hidden)),
+            ffn_down=self._linear(f"{name}.output.dense", shape=(hidden, intermediate)),
             ffn_norm=self._norm(f"{name}.output.LayerNorm"),
         )
 
-    def _linear(self, *names: str) -> Linear:
-        weights = [self._tensors[f"{name}.weight"] for name in names]
-        biases = [self._tensors[f"{name}.bias"] for name in names]
+    def _linear(self, *names: str, shape: tuple[int, int]) -> Linear:
+        weights = [self._tensor(f"{name}.weight", *shape) for name in names]
+        biases = [self._tensor(f"{name}.bias", shape[0]) for name in names]
         if self._is_learning:
             return LearningLinear(weights, biases)
         return FrozenLinear(torch.cat(weights).to(self._dtype), torch.cat(biases).to(self._dtype))
 
     def _norm(self, name: str) -> LayerNorm:
         return LayerNorm(
-            weight=self._wide(f"{name}.weight"),
-            bias=self._wide(f"{name}.bias"),
+            weight=self._wide(f"{name}.weight", self._config.hidden_size),
+            bias=self._wide(f"{name}.bias", self._config.hidden_size),
             eps=self._config.layer_norm_eps,
         )
 
-    def _wide(self, name: str) -> Tensor:
+    def _wide(self, name: str, *shape: int) -> Tensor:
         """Keep small tensors at fp32 at least: half precision gains nothing there."""
-        tensor = self._tensors[name]
+        tensor = self._tensor(name, *shape)
         return tensor.to(torch.promote_types(self._dtype, torch.float32))
+
+    def _tensor(self, name: str, *shape: int) -> Tensor:
+        tensor = self._tensors[name]
+        if tensor.shape != shape:
+            raise Corrupt(
+                f"the backbone's tensor {name}: the configuration says {shape}, "
+                f"the weights have {tuple(tensor.shape)}"
+            )
+        return tensor

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -10,10 +11,10 @@ from upt_zoo.nn.adapter import PreparedHead
 from upt_zoo.nn.packing import Batch, Segment
 
 
-def row_logits(batch: Batch, hidden: Tensor) -> list[Tensor]:
+def row_logits(batch: Batch, hidden: Float[Tensor, "token hidden"]) -> list[Tensor]:
     """Return each row's logits in the caller's order: [output], or [real token, 2] for spans.
 
-    ``hidden`` [token, hidden] is the last layer's output in packed order.
+    ``hidden`` is the last layer's output in packed order.
     """
     real = hidden.index_select(0, batch.real_tokens)
     logits: list[Tensor] = [real] * len(batch.order)
@@ -24,7 +25,9 @@ def row_logits(batch: Batch, hidden: Tensor) -> list[Tensor]:
     return logits
 
 
-def _segment_logits(batch: Batch, segment: Segment, real: Tensor) -> tuple[Tensor, ...]:
+def _segment_logits(
+    batch: Batch, segment: Segment, real: Float[Tensor, "real hidden"]
+) -> tuple[Tensor, ...]:
     head = segment.adapter.head
     bounds = batch.starts[segment.rows.start : segment.rows.stop + 1]
     tokens = real[segment.real_tokens].to(head.out[0].dtype)
@@ -38,7 +41,7 @@ def _segment_logits(batch: Batch, segment: Segment, real: Tensor) -> tuple[Tenso
     return _apply(head, pooled).unbind(0)
 
 
-def _apply(head: PreparedHead, x: Tensor) -> Tensor:
+def _apply(head: PreparedHead, x: Float[Tensor, "row hidden"]) -> Float[Tensor, "row output"]:
     if head.dense is not None:
         x = torch.tanh(functional.linear(x, *head.dense))
     return functional.linear(x, *head.out)

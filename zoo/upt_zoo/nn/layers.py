@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,8 +30,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _FLASH_FROM_KEYS = 64
 
 
-def embed(encoder: Encoder, batch: Batch) -> Tensor:
-    """Return H₀ [token, hidden]: embedded real tokens with the prompts put in their places.
+def embed(encoder: Encoder, batch: Batch) -> Float[Tensor, "token hidden"]:
+    """Return H₀: embedded real tokens with the prompts put in their places.
 
     Positions and types count real tokens only; prompt vectors are raw.
     """
@@ -44,8 +45,10 @@ def embed(encoder: Encoder, batch: Batch) -> Tensor:
     return torch.cat([real, *prompts]).index_select(0, batch.sources)
 
 
-def run_layers(encoder: Encoder, batch: Batch, hidden: Tensor, *, dropout: float = 0.0) -> Tensor:
-    """Run all layers over ``hidden`` [token, hidden].
+def run_layers(
+    encoder: Encoder, batch: Batch, hidden: Float[Tensor, "token hidden"], *, dropout: float = 0.0
+) -> Float[Tensor, "token hidden"]:
+    """Run all layers over H₀, the result of ``embed``.
 
     ``dropout`` drops the outputs of the embeddings, of attention and of the FFN, as the encoders
     were trained; leave it at 0 outside training.
@@ -68,7 +71,7 @@ class _LayerOfBatch:
         self.activation = _ACTIVATIONS[encoder.config.hidden_act]
         self._index, self._dropout = index, dropout
 
-    def drop(self, x: Tensor) -> Tensor:
+    def drop(self, x: Float[Tensor, "token hidden"]) -> Float[Tensor, "token hidden"]:
         return functional.dropout(x, self._dropout, training=self._dropout > 0)
 
     def of(self, group: Group) -> list[PreparedLayer]:
@@ -76,7 +79,9 @@ class _LayerOfBatch:
         return [segment.adapter.layers[self._index] for segment in group.segments]
 
 
-def _run_layer(layer: _LayerOfBatch, hidden: Tensor) -> Tensor:
+def _run_layer(
+    layer: _LayerOfBatch, hidden: Float[Tensor, "token hidden"]
+) -> Float[Tensor, "token hidden"]:
     weights = layer.weights
     context = _attend(layer, hidden)
     out = _add_lora(layer, "attention_out", context, weights.attention_out(context))
@@ -91,7 +96,12 @@ def _run_layer(layer: _LayerOfBatch, hidden: Tensor) -> Tensor:
     return weights.ffn_norm(_add_bottleneck(layer, adapted, residual))
 
 
-def _add_lora(layer: _LayerOfBatch, site: str, x: Tensor, y: Tensor) -> Tensor:
+def _add_lora(
+    layer: _LayerOfBatch,
+    site: str,
+    x: Float[Tensor, "token input"],
+    y: Float[Tensor, "token output"],
+) -> Float[Tensor, "token output"]:
     """Add the LoRA of a site with a single target to its linear layer's output."""
     changed = []
     for group in layer.batch.groups:
@@ -102,8 +112,10 @@ def _add_lora(layer: _LayerOfBatch, site: str, x: Tensor, y: Tensor) -> Tensor:
     return _replace(y, changed)
 
 
-def _attend(layer: _LayerOfBatch, hidden: Tensor) -> Tensor:
-    """Return the attention context [token, hidden] in packed order."""
+def _attend(
+    layer: _LayerOfBatch, hidden: Float[Tensor, "token hidden"]
+) -> Float[Tensor, "token hidden"]:
+    """Return the attention context in packed order."""
     qkv = layer.weights.qkv(hidden)
     changed, prefix_gates = [], {}
     for index, group in enumerate(layer.batch.groups):
@@ -123,9 +135,12 @@ def _attend(layer: _LayerOfBatch, hidden: Tensor) -> Tensor:
 
 
 def _low_rank(
-    group: Group, parts: Sequence[LowRank], x: Tensor, y: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Return (y + gated low-rank product, the prefix's gates [row, gate] or None)."""
+    group: Group,
+    parts: Sequence[LowRank],
+    x: Float[Tensor, "token input"],
+    y: Float[Tensor, "token output"],
+) -> tuple[Float[Tensor, "token output"], Float[Tensor, "row gate"] | None]:
+    """Return (y + gated low-rank product, the prefix's gates or None)."""
     low, gates = _down(group, parts, x)
     if gates is None:
         return _up(group, parts, y, low), None
@@ -138,7 +153,11 @@ def _low_rank(
     return product, gates[:, lora_gates:] if parts[0].gates > lora_gates else None
 
 
-def _add_bottleneck(layer: _LayerOfBatch, adapted: Tensor, residual: Tensor) -> Tensor:
+def _add_bottleneck(
+    layer: _LayerOfBatch,
+    adapted: Float[Tensor, "token hidden"],
+    residual: Float[Tensor, "token hidden"],
+) -> Float[Tensor, "token hidden"]:
     """Return f + g u + x₁ where u = W_up act(W_down x_a + b_down) + b_up and residual = f + x₁."""
     changed = []
     for group in layer.batch.groups:
@@ -153,8 +172,10 @@ def _add_bottleneck(layer: _LayerOfBatch, adapted: Tensor, residual: Tensor) -> 
     return _replace(residual, changed)
 
 
-def _down(group: Group, parts: Sequence[LowRank], x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return (x down, gates): [token, R] and [row, gate] or None without gates.
+def _down(
+    group: Group, parts: Sequence[LowRank], x: Float[Tensor, "token input"]
+) -> tuple[Float[Tensor, "token rank"], Float[Tensor, "row gate"] | None]:
+    """Return (x down, gates or None).
 
     A gate is the mean over the row's own tokens, prompt included, of sigmoid(x w + b).
     """
@@ -171,7 +192,12 @@ def _down(group: Group, parts: Sequence[LowRank], x: Tensor) -> tuple[Tensor, Te
     return low[:, :width], _row_means(group, torch.sigmoid(low[:, width:]))
 
 
-def _up(group: Group, parts: Sequence[LowRank], y: Tensor, low: Tensor) -> Tensor:
+def _up(
+    group: Group,
+    parts: Sequence[LowRank],
+    y: Float[Tensor, "token output"],
+    low: Float[Tensor, "token rank"],
+) -> Float[Tensor, "token output"]:
     """Return y + low up, each segment with its own ``up``."""
     first = group.tokens.start
     slices = [_shift(segment.tokens, first) for segment in group.segments]
@@ -183,18 +209,19 @@ def _up(group: Group, parts: Sequence[LowRank], y: Tensor, low: Tensor) -> Tenso
     )
 
 
-def _row_means(group: Group, values: Tensor) -> Tensor:
-    """Average [token, gate] over each row's tokens in fp32 at least: [row, gate]."""
+def _row_means(group: Group, values: Float[Tensor, "token gate"]) -> Float[Tensor, "row gate"]:
+    """Average over each row's tokens, in fp32 at least."""
     wide = values.to(torch.promote_types(values.dtype, torch.float32))
     sums = wide.new_zeros(group.row_lengths.shape[0], wide.shape[1])
     return sums.index_add(0, group.row_of_token, wide) / group.row_lengths
 
 
-_Prefix = tuple[Tensor, Tensor]  # keys and values [row, prefix, hidden], gates applied
+# keys and values, gates applied
+_Prefix = tuple[Float[Tensor, "row prefix hidden"], Float[Tensor, "row prefix hidden"]]
 
 
 def _prefix_of_rows(
-    group: Group, parts: Sequence[PreparedLayer], gates: Tensor | None
+    group: Group, parts: Sequence[PreparedLayer], gates: Float[Tensor, "row gate"] | None
 ) -> _Prefix | None:
     keys = [part.prefix_keys for part in parts if part.prefix_keys is not None]
     values = [part.prefix_values for part in parts if part.prefix_values is not None]
@@ -208,8 +235,10 @@ def _prefix_of_rows(
     return row_keys * gates[:, :1], row_values * gates[:, -1:]
 
 
-def _attend_bucket(heads: int, qkv: Tensor, bucket: Bucket, prefix: _Prefix | None) -> Tensor:
-    """Return the context [row * length, hidden] of one bucket's rows."""
+def _attend_bucket(
+    heads: int, qkv: Float[Tensor, "token fused"], bucket: Bucket, prefix: _Prefix | None
+) -> Float[Tensor, "place hidden"]:
+    """Return the context of one bucket's rows, in the order of ``bucket.tokens``."""
     rows, length = bucket.rows.shape[0], bucket.length
     fused = qkv.index_select(0, bucket.tokens).view(rows, length, 3, heads, -1)
     query, key, value = fused.permute(2, 0, 3, 1, 4)
@@ -225,8 +254,13 @@ def _attend_bucket(heads: int, qkv: Tensor, bucket: Bucket, prefix: _Prefix | No
     return context.transpose(1, 2).reshape(rows * length, -1)
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax(q kᵀ / √d + mask) v over [row, heads, token, head size]."""
+def _attention(
+    query: Float[Tensor, "row head token size"],
+    key: Float[Tensor, "row head key size"],
+    value: Float[Tensor, "row head key size"],
+    mask: Float[Tensor, "row 1 1 key"] | None,
+) -> Float[Tensor, "row head token size"]:
+    """Softmax(q kᵀ / √size + mask) v."""
     if query.dtype == torch.float32 and key.shape[2] >= _FLASH_FROM_KEYS:
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     scores = torch.matmul(query / math.sqrt(query.shape[3]), key.transpose(2, 3))
@@ -235,13 +269,17 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -
     return torch.matmul(torch.softmax(scores, 3), value)
 
 
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """[row, token, hidden] to [row, heads, token, head size]."""
+def _split_heads(
+    x: Float[Tensor, "row token hidden"], heads: int
+) -> Float[Tensor, "row {heads} token size"]:
+    """Cut the hidden axis into heads."""
     return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
 
-def _replace(y: Tensor, changed: Sequence[tuple[Group, Tensor]]) -> Tensor:
-    """Return y [token, ...] with the given groups' tokens replaced, without writing into it."""
+def _replace(
+    y: Float[Tensor, "token output"], changed: Sequence[tuple[Group, Tensor]]
+) -> Float[Tensor, "token output"]:
+    """Return y with the given groups' tokens replaced, without writing into it."""
     if not changed:
         return y
     parts, done = [], 0

@@ -6,7 +6,7 @@ are used where they exist and otherwise the public ``linear`` stands in.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.nn import functional
 _Project = Callable[[Tensor], Tensor]
 
 
+@runtime_checkable  # for the type checks of the tests
 class Linear(Protocol):
     """y = x Wᵀ + b over the last axis."""
 

@@ -17,6 +17,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -48,32 +49,32 @@ class Segment:
 class Bucket:
     """Rows whose attention runs as one product of [row, heads, length, length + prefix].
 
-    ``tokens`` [row * length] indexes the packed tokens; rows shorter than ``length`` repeat a token
-    of their own and ``mask`` [row, 1, 1, length] (0 or -inf) hides it. ``mask`` is None where all
-    rows are equally long. ``rows`` counts from the group's first row.
+    ``tokens`` indexes the packed tokens, row by row; rows shorter than ``length`` repeat a token of
+    their own and ``mask`` (0 or -inf) hides it. ``mask`` is None where all rows are equally long.
+    ``rows`` counts from the group's first row.
     """
 
-    rows: Tensor
-    tokens: Tensor
+    rows: Int[Tensor, "row"]
+    tokens: Int[Tensor, "place"]
     length: int
-    mask: Tensor | None
+    mask: Float[Tensor, "row 1 1 length"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """Segments of one structure: their small operators run as one.
 
-    ``row_of_token`` [token] counts rows from the group's first, ``row_lengths`` [row, 1] counts
-    prompt and real tokens, ``segment_of_row`` [row] counts segments.
+    ``row_of_token`` counts rows from the group's first, ``row_lengths`` counts prompt and real
+    tokens, ``segment_of_row`` counts segments.
     """
 
     structure: Structure
     segments: tuple[Segment, ...]
     rows: slice
     tokens: slice
-    row_of_token: Tensor
-    row_lengths: Tensor
-    segment_of_row: Tensor
+    row_of_token: Int[Tensor, "token"]
+    row_lengths: Int[Tensor, "row 1"]
+    segment_of_row: Int[Tensor, "row"]
     buckets: tuple[Bucket, ...]
 
 
@@ -81,20 +82,19 @@ class Group:
 class Batch:
     """A packed batch.
 
-    ``ids``, ``type_ids``, ``positions`` [real token] are the real tokens in packed row order.
-    ``sources`` [token] says where each packed token comes from: an index into the real tokens
-    followed by every segment's prompt vectors. ``real_tokens`` [real token] is the packed place of
-    each real token. ``unbucket`` [token] puts the buckets' outputs, laid end to end, back into
-    packed order. ``order[i]`` is the caller's index of packed row i, ``starts`` [row + 1] the
-    bounds of the rows among the real tokens.
+    ``ids``, ``type_ids``, ``positions`` are the real tokens in packed row order. ``sources`` says
+    where each packed token comes from: an index into the real tokens followed by every segment's
+    prompt vectors. ``real_tokens`` is the packed place of each real token. ``unbucket`` puts the
+    buckets' outputs, laid end to end, back into packed order. ``order[i]`` is the caller's index of
+    packed row i, ``starts`` [row + 1] the bounds of the rows among the real tokens.
     """
 
-    ids: Tensor
-    type_ids: Tensor
-    positions: Tensor
-    sources: Tensor
-    real_tokens: Tensor
-    unbucket: Tensor
+    ids: Int[Tensor, "real"]
+    type_ids: Int[Tensor, "real"]
+    positions: Int[Tensor, "real"]
+    sources: Int[Tensor, "token"]
+    real_tokens: Int[Tensor, "real"]
+    unbucket: Int[Tensor, "token"]
     groups: tuple[Group, ...]
     order: tuple[int, ...]
     starts: tuple[int, ...]
@@ -226,8 +226,7 @@ def _unbucket(groups: tuple[Group, ...], total: int) -> _Index:
     """Invert the concatenation of all buckets' tokens; the tail takes the first output."""
     laid = np.concatenate([bucket.tokens.numpy() for group in groups for bucket in group.buckets])
     places = np.zeros(total, dtype=np.int64)
-    # a padded place repeats the row's last token and stands behind it: write backwards
-    places[laid[::-1]] = np.arange(len(laid))[::-1]
+    places[laid] = np.arange(len(laid))  # a padded place repeats a token and has its output
     return places
 
 
