@@ -191,6 +191,14 @@ def test_a_span_head_of_all_zeros_still_finds_a_word() -> None:
     assert ask((one, logits(one, {}, {}))).text == "Zoë"
 
 
+def test_a_span_is_found_where_the_best_starts_stand_behind_the_best_ends() -> None:
+    words = [(2 * place, 2 * place + 1) for place in range(50)]
+    one = window(words)
+    rising = {place: float(place) for place in range(50)}
+    falling = {place: -1.5 * place for place in range(50)}
+    assert ask((one, logits(one, rising, falling)), context="a " * 50).end == 1
+
+
 def test_an_answer_of_the_span_head_is_its_best_span() -> None:
     one = window(WORDS)
     values = logits(one, {4: 3.0}, {4: 3.0})

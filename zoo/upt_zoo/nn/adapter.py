@@ -93,12 +93,13 @@ class PreparedHead:
 class PreparedAdapter:
     """All that the forward pass needs of one adapter; immutable, shared by any number of rows.
 
-    A batch keeps its adapters alive by holding them; dropping the last reference frees one.
+    A batch keeps its adapters alive by holding them; dropping the last reference frees one. Whether
+    the prompt stands before or after [CLS] does not matter: attention sees no order, and what gives
+    the real tokens one are their positions, which ignore the prompt.
     """
 
     structure: Structure
     prompt: Float[Tensor, "prompt hidden"] | None
-    is_prompt_after_cls: bool
     layers: tuple[PreparedLayer, ...]
     head: PreparedHead
 
@@ -135,7 +136,6 @@ def prepare(
     return PreparedAdapter(
         structure=Structure.of(spec),
         prompt=prompt,
-        is_prompt_after_cls=spec.prompt is not None and spec.prompt.position == "after_cls",
         layers=_prepare_layers(spec, cast),
         head=_prepare_head(spec.head, tensors, torch.promote_types(dtype, torch.float32)),
     )

@@ -140,9 +140,8 @@ class _RowLayout:
     def _is_real(self) -> NDArray[np.bool_]:
         is_real = np.ones(self.total, dtype=bool)
         is_real[self.used :] = False
-        for row, start, length in zip(self.rows, self.starts, self.prompt_lengths, strict=False):
-            first = start + (1 if row.adapter.is_prompt_after_cls else 0)
-            is_real[first : first + length] = False
+        for start, length in zip(self.starts, self.prompt_lengths, strict=False):
+            is_real[start : start + length] = False
         return is_real
 
     def sources(self) -> _Index:
@@ -152,8 +151,7 @@ class _RowLayout:
         prompt_start = int(self.real_starts[-1])
         for _, indices in groupby(range(len(self.rows)), key=lambda i: id(self.rows[i].adapter)):
             for i in (segment := list(indices)):
-                first = self.starts[i] + (1 if self.rows[i].adapter.is_prompt_after_cls else 0)
-                length = self.prompt_lengths[i]
+                first, length = self.starts[i], self.prompt_lengths[i]
                 sources[first : first + length] = prompt_start + np.arange(length)
             prompt_start += int(self.prompt_lengths[segment[0]])
         return sources
