@@ -6,6 +6,7 @@ are used where they exist and otherwise the public ``linear`` stands in.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -84,6 +85,18 @@ class _InputGradientOnly(torch.autograd.Function):
         return linear.project_back(gradient.contiguous()), None
 
 
+def is_bf16_fast() -> bool:
+    """Tell whether this CPU multiplies bf16 in hardware; where it does not, fp32 is faster.
+
+    Asks the operating system's list of the CPU's features, since torch has no public question.
+    """
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16"})
+
+
 def _pack(weight: Tensor, bias: Tensor | None) -> _Project:
     if not _has_prepacked_linear(weight):
         return lambda x: functional.linear(x, weight, bias)
@@ -95,7 +108,7 @@ def _pack(weight: Tensor, bias: Tensor | None) -> _Project:
 def _has_prepacked_linear(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.bfloat16)
+        and (weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and is_bf16_fast()))
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch leaves it so
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
