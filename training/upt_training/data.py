@@ -2,10 +2,13 @@
 
 import gzip
 import hashlib
+import io
 import json
+import math
 import random
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +46,8 @@ def read_split(task: Task, split: str, *, folder: Path | None) -> Split:
 
     Raises:
         DataNotFound: no such file, or no folder and no copy on the hub.
-        InvalidInput: a row lacks a field or has an unknown label.
+        InvalidInput: the file is not gzip'ed JSON lines or has none, or a row lacks a field or a
+            valid gold answer.
     """
     if folder is None:
         return _read_hub(task, split)
@@ -51,23 +55,37 @@ def read_split(task: Task, split: str, *, folder: Path | None) -> Split:
     if not file.is_file():
         raise DataNotFound(f"task {task.name}: expected the file {file}")
     data = file.read_bytes()
-    rows = (json.loads(line) for line in gzip.decompress(data).decode().splitlines())
-    return _split(task, split, rows, digest=hashlib.sha256(data).hexdigest())
+    return _split(task, split, _json_rows(file, data), digest=hashlib.sha256(data).hexdigest())
 
 
 def splits_in(task: Task, *, folder: Path | None) -> tuple[str, ...]:
     """Return the names of the evaluation splits at hand: dev files, then test files."""
     if folder is None:
-        return (task.hub.dev_split,) if task.hub else ()
-    names = sorted(
-        file.name.removesuffix(".jsonl.gz") for file in (folder / task.name).glob("*.gz")
-    )
+        return ("dev",) if task.hub else ()
+    names = {
+        file.name.removesuffix(".jsonl.gz") for file in (folder / task.name).glob("*.jsonl.gz")
+    }
     return tuple(
         sorted(
             (name for name in names if not name.startswith("train")),
             key=lambda name: (name.startswith("test"), name),
         )
     )
+
+
+def _json_rows(file: Path, data: bytes) -> Iterator[Mapping[str, object]]:
+    try:
+        lines = io.BytesIO(gzip.decompress(data))  # bytes, because text has more line ends than \n
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidInput(f"{file}: expected gzip'ed JSON lines ({error})") from error
+    for number, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InvalidInput(f"{file}, row {number}: expected a JSON object ({error})") from error
+        if not isinstance(row, dict):
+            raise InvalidInput(f"{file}, row {number}: expected a JSON object, got {row!r:.40}")
+        yield row
 
 
 def _read_hub(task: Task, split: str) -> Split:
@@ -98,14 +116,16 @@ def _rows_digest(rows: Iterable[Mapping[str, object]]) -> str:
 
 def _split(task: Task, split: str, rows: Iterable[Mapping[str, object]], *, digest: str) -> Split:
     examples = tuple(_example(task, split, number, row) for number, row in enumerate(rows))
+    if not examples:
+        raise InvalidInput(f"{task.name}/{split}: expected rows, got none")
     file = DataFile(name=f"{task.name}/{split}", digest=f"sha256:{digest}", rows=len(examples))
     return Split(file=file, examples=examples)
 
 
 def _example(task: Task, split: str, number: int, row: Mapping[str, object]) -> Example:
     try:
-        texts = tuple(str(row[field]) for field in task.fields)
-        return Example(texts=texts, gold=_gold(task, row))
+        texts = tuple(_text(row[field]) for field in task.fields)
+        return Example(texts=texts, gold=_gold(task, row, texts))
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(
             f"{task.name}/{split}, row {number}: expected the fields {', '.join(task.fields)} and "
@@ -113,20 +133,32 @@ def _example(task: Task, split: str, number: int, row: Mapping[str, object]) -> 
         ) from error
 
 
-def _gold(task: Task, row: Mapping[str, object]) -> int | float | GoldSpans:
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value
+
+
+def _gold(task: Task, row: Mapping[str, object], texts: tuple[str, ...]) -> int | float | GoldSpans:
     if task.kind == "span":
-        answers = row["answers"]
-        if not isinstance(answers, Mapping):
-            raise ValueError("answers is not an object with text and answer_start")
-        return GoldSpans(texts=tuple(answers["text"]), starts=tuple(answers["answer_start"]))
+        return _gold_spans(row["answers"], texts[-1])
     label = row["label"]
-    if not isinstance(label, int | float):
+    if not isinstance(label, int | float) or not math.isfinite(label):
         raise ValueError(f"label {label!r} is not a number")
     if task.kind == "regression":
         return float(label)
-    if int(label) not in range(len(task.labels or ())):
-        raise ValueError(f"label {label} is not one of {task.labels}")
+    if label not in range(len(task.labels or ())):
+        raise ValueError(f"label {label} is not the number of one of {task.labels}")
     return int(label)
+
+
+def _gold_spans(answers: object, context: str) -> GoldSpans:
+    if not isinstance(answers, Mapping) or not answers["text"]:
+        raise ValueError("answers is not an object with text and answer_start of one or more")
+    for text, start in zip(answers["text"], answers["answer_start"], strict=True):
+        if context[start : start + len(text)] != text:
+            raise ValueError(f"the answer {text!r} is not at character {start} of the context")
+    return GoldSpans(texts=tuple(answers["text"]), starts=tuple(answers["answer_start"]))
 
 
 def hold_out(

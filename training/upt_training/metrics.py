@@ -21,7 +21,7 @@ from upt_zoo.tasks import Metric, Task
 _Score = Callable[[Sequence[float], Sequence[float]], float]
 _SCORES: dict[str, _Score] = {
     "accuracy": sklearn_metrics.accuracy_score,
-    "f1": sklearn_metrics.f1_score,
+    "f1": lambda gold, got: sklearn_metrics.f1_score(gold, got, zero_division=0.0),
     "macro_f1": lambda gold, got: sklearn_metrics.f1_score(gold, got, average="macro"),
     "micro_f1": lambda gold, got: sklearn_metrics.f1_score(gold, got, average="micro"),
     "matthews_correlation": sklearn_metrics.matthews_corrcoef,
@@ -33,13 +33,13 @@ _SCORES: dict[str, _Score] = {
 def score(task: Task, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
     """Return the task's metrics in percent, rounded to 4 places; the deciding one comes first.
 
-    A correlation with constant answers is 0.
+    A correlation with constants is 0, as is an F1 where nothing is positive.
     """
     if task.kind == "span":
         return _span_scores(task.metrics, examples, answers)
     gold = [float(example.gold) for example in examples if not isinstance(example.gold, GoldSpans)]
     got = [_number(answer) for answer in answers]
-    if task.kind == "regression" and np.ptp(got) == 0:
+    if task.kind == "regression" and 0 in (np.ptp(gold), np.ptp(got)):
         return dict.fromkeys(task.metrics, 0.0)
     return {name: round(100 * float(_SCORES[name](gold, got)), 4) for name in task.metrics}
 

@@ -31,7 +31,7 @@ class Recipe(BaseModel):
     the backbone's products while training; ``auto`` is bf16 on CPUs that have it, else fp32.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: str
     method: Method = "unipelt_prompt"
@@ -50,8 +50,8 @@ class Recipe(BaseModel):
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
     lora_factor: Annotated[float, Field(gt=0)] = 4.0
     is_prefix_reparametrised: bool = False
-    max_tokens: _Count | None = None
-    files: tuple[str, ...] = ("train",)
+    max_tokens: Annotated[int, Field(ge=8)] | None = None
+    files: Annotated[tuple[str, ...], Field(min_length=1)] = ("train",)
     holdout_rows: Annotated[int, Field(ge=0)] = 0
     patience: _Count | None = None
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -93,5 +93,5 @@ def read_recipe(file: Path) -> Recipe:
     """
     try:
         return Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, yaml.YAMLError, ValueError) as error:
         raise InvalidSpec(f"recipe {file}: {error}") from error

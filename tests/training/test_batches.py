@@ -1,0 +1,148 @@
+import math
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upt_testing.adapters import CLASSIFICATION, REGRESSION, SPAN, tiny_spec
+from upt_testing.backbones import WORDS
+from upt_training.batches import Feature, batches_of, features_of, loss_of
+from upt_training.data import Example, GoldSpans
+from upt_zoo.backbone import Backbone
+from upt_zoo.tokenization import Tokenizer, TokenRow
+
+
+@pytest.fixture(scope="module")
+def tokenizer(backbone: Backbone) -> Tokenizer:
+    return Tokenizer(backbone.tokenizer_file)
+
+
+def features_of_lengths(lengths: list[int]) -> list[Feature]:
+    """One feature a length; its target is its number."""
+    return [
+        Feature(row=TokenRow(ids=[0] * length, type_ids=[0] * length), target=number)
+        for number, length in enumerate(lengths)
+    ]
+
+
+# Order
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), max_size=300),
+    batch_size=st.integers(1, 40),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+)
+def test_an_epoch_has_every_feature_once_and_full_batches_but_one(
+    lengths: list[int], batch_size: int, seed: int, epoch: int
+) -> None:
+    features = features_of_lengths(lengths)
+    batches = batches_of(features, batch_size, seed=seed, epoch=epoch)
+    assert Counter(f.target for batch in batches for f in batch) == Counter(range(len(lengths)))
+    full, rest = divmod(len(lengths), batch_size)
+    sizes = [batch_size] * full + [rest] * bool(rest)
+    assert sorted(map(len, batches), reverse=True) == sizes
+
+
+def test_the_order_follows_from_seed_and_epoch() -> None:
+    features = features_of_lengths([5] * 200)
+    first = batches_of(features, 8, seed=1, epoch=0)
+    assert batches_of(list(features), 8, seed=1, epoch=0) == first
+    assert batches_of(features, 8, seed=2, epoch=0) != first
+    assert batches_of(features, 8, seed=1, epoch=1) != first
+
+
+def test_rows_of_similar_lengths_stand_together_and_batches_do_not_come_by_length() -> None:
+    features = features_of_lengths([1 + number % 100 for number in range(400)])
+    batches = batches_of(features, 8, seed=1, epoch=0)
+    spans = [
+        (min(lengths), max(lengths))
+        for lengths in ([len(f.row.ids) for f in batch] for batch in batches)
+    ]
+    assert max(longest - shortest for shortest, longest in spans) <= 3
+    firsts = [shortest for shortest, _ in spans]
+    assert any(one > other for one, other in pairwise(firsts))
+    assert any(one < other for one, other in pairwise(firsts))
+
+
+# Targets
+
+
+def test_labels_and_values_are_the_targets(tokenizer: Tokenizer) -> None:
+    examples = [Example(texts=("a good film",), gold=1), Example(texts=("a",), gold=0)]
+    features = features_of(examples, tiny_spec(), tokenizer)
+    assert [feature.target for feature in features] == [1, 0]
+    assert [len(feature.row.ids) for feature in features] == [5, 3]
+
+
+@given(
+    words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=90),
+    data=st.data(),
+)
+def test_the_answer_is_found_in_each_window_that_has_it_whole(
+    tokenizer: Tokenizer, words: list[str], data: st.DataObject
+) -> None:
+    spec = tiny_spec(head=SPAN)  # windows of 32 tokens
+    first = data.draw(st.integers(0, len(words) - 1))
+    last = data.draw(st.integers(first, min(first + 4, len(words) - 1)))
+    context, text = " ".join(words), " ".join(words[first : last + 1])
+    start = len(" ".join([*words[:first], ""]))
+    gold = GoldSpans(texts=(text, "elsewhere"), starts=(start, 0))
+    example = Example(texts=("who wrote it ?", context), gold=gold)
+    features = features_of([example], spec, tokenizer)
+    found = 0
+    for row, target in ((feature.row, feature.target) for feature in features):
+        assert row.offsets is not None
+        assert isinstance(target, tuple)
+        held = [offset for offset in row.offsets if offset is not None]
+        has_answer = held[0][0] <= start and start + len(text) <= held[-1][1]
+        if not has_answer:
+            assert target == (0, 0)
+            continue
+        found += 1
+        one, other = row.offsets[target[0]], row.offsets[target[1]]
+        assert one is not None
+        assert other is not None
+        assert context[one[0] : other[1]] == text
+    assert found >= 1  # windows share 8 tokens, more than any answer has
+
+
+# Loss
+
+
+def test_the_loss_of_labels_is_cross_entropy() -> None:
+    logits = [torch.tensor([1.0, -1.0]), torch.tensor([0.5, 2.0]), torch.tensor([0.0, 0.0])]
+    batch = [Feature(row=TokenRow(ids=[0], type_ids=[0]), target=label) for label in (0, 0, 1)]
+    terms = [math.log1p(math.exp(-2.0)), math.log1p(math.exp(1.5)), math.log(2.0)]
+    loss = loss_of(tiny_spec(head=CLASSIFICATION), logits, batch, deviation=1.0)
+    assert float(loss) == pytest.approx(sum(terms) / 3)
+
+
+def test_the_loss_of_values_is_squared_error_in_units_of_their_deviation() -> None:
+    logits = [torch.tensor([3.0]), torch.tensor([-1.0])]
+    batch = [Feature(row=TokenRow(ids=[0], type_ids=[0]), target=value) for value in (5, 0.5)]
+    loss = loss_of(tiny_spec(head=REGRESSION), logits, batch, deviation=2.0)
+    assert float(loss) == pytest.approx((2.0**2 + 1.5**2) / 2 / 2.0**2)
+
+
+def test_the_loss_of_spans_is_cross_entropy_over_each_rows_own_tokens() -> None:
+    torch.manual_seed(0)
+    logits = [torch.randn(length, 2, requires_grad=True) for length in (7, 3, 5)]
+    targets = [(1, 6), (0, 0), (2, 2)]
+    batch = [Feature(row=TokenRow(ids=[0], type_ids=[0]), target=target) for target in targets]
+    loss = loss_of(tiny_spec(head=SPAN), logits, batch, deviation=1.0)
+    terms = [
+        -torch.log_softmax(values, 0)[target[side], side]
+        for values, target in zip(logits, targets, strict=True)
+        for side in (0, 1)
+    ]
+    expected = torch.stack(terms).mean()
+    assert loss.item() == pytest.approx(expected.item())
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    for values in logits:
+        assert values.grad is not None
+        assert torch.isfinite(values.grad).all()

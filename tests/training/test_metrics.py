@@ -1,0 +1,133 @@
+import math
+
+import pytest
+
+from upt_training.data import Example, GoldSpans
+from upt_training.metrics import score
+from upt_zoo.answers import Answer, LabelAnswer, SpanAnswer, ValueAnswer
+from upt_zoo.tasks import find_task
+
+
+def label_scores(task: str, gold: list[int], got: list[int]) -> dict[str, float]:
+    examples = [Example(texts=("",), gold=label) for label in gold]
+    answers: list[Answer] = [
+        LabelAnswer(label=str(label), index=label, score=1.0, scores=(1.0,)) for label in got
+    ]
+    return score(find_task(task), examples, answers)
+
+
+def value_scores(gold: list[float], got: list[float]) -> dict[str, float]:
+    examples = [Example(texts=("", ""), gold=value) for value in gold]
+    return score(find_task("stsb"), examples, [ValueAnswer(value=value) for value in got])
+
+
+def span_scores(*cases: tuple[str, tuple[str, ...]]) -> dict[str, float]:
+    """Score pairs of (answer, gold answers)."""
+    examples = [
+        Example(texts=("", ""), gold=GoldSpans(texts=texts, starts=(0,) * len(texts)))
+        for _, texts in cases
+    ]
+    answers = [SpanAnswer(text=text, start=0, end=0, score=1.0) for text, _ in cases]
+    return score(find_task("squad"), examples, answers)
+
+
+# GLUE and the domain tasks: 2 true and 1 false positives, 4 true and 1 false negatives
+
+GOLD = [1, 1, 1, 0, 0, 0, 0, 0]
+GOT = [1, 1, 0, 1, 0, 0, 0, 0]
+
+
+def test_accuracy_is_the_share_of_right_labels() -> None:
+    assert label_scores("sst2", GOLD, GOT) == {"accuracy": 75.0}
+
+
+def test_f1_is_that_of_label_1_and_decides_before_accuracy() -> None:
+    scores = label_scores("mrpc", GOLD, GOT)
+    assert list(scores) == ["f1", "accuracy"]
+    assert scores["f1"] == pytest.approx(100 * 2 / 3, abs=1e-4)  # precision 2/3, recall 2/3
+
+
+def test_f1_without_a_positive_is_zero() -> None:
+    assert label_scores("mrpc", [0, 0], [0, 0]) == {"f1": 0.0, "accuracy": 100.0}
+    assert label_scores("mrpc", [1, 0], [0, 0]) == {"f1": 0.0, "accuracy": 50.0}
+
+
+def test_matthews_correlation_is_that_of_the_four_counts() -> None:
+    expected = 100 * (2 * 4 - 1 * 1) / math.sqrt(3 * 3 * 5 * 5)
+    found = label_scores("cola", GOLD, GOT)
+    assert found == {"matthews_correlation": pytest.approx(expected, abs=1e-4)}
+    assert label_scores("cola", GOLD, [1] * 8) == {"matthews_correlation": 0.0}
+    assert label_scores("cola", GOLD, [1 - label for label in GOLD]) == {
+        "matthews_correlation": -100.0
+    }
+
+
+def test_macro_f1_weighs_labels_alike_and_micro_f1_weighs_rows() -> None:
+    gold, got = [0, 0, 0, 0, 1, 2], [0, 0, 0, 1, 1, 0]
+    by_label = (2 * 3 / (2 * 3 + 1 + 1), 2 * 1 / (2 * 1 + 1), 0.0)
+    macro = label_scores("acl_arc", gold, got)
+    assert macro == {"macro_f1": pytest.approx(100 * sum(by_label) / 3, abs=1e-4)}
+    assert label_scores("chemprot", gold, got) == {"micro_f1": pytest.approx(100 * 4 / 6, abs=1e-4)}
+
+
+def test_pearson_decides_and_spearman_looks_at_ranks_alone() -> None:
+    scores = value_scores([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 8.0, 27.0])
+    assert list(scores) == ["pearson", "spearmanr"]
+    assert scores["spearmanr"] == 100.0
+    # deviations: gold -1.5 -0.5 0.5 1.5, got -9 -8 -1 18
+    expected = 100 * (13.5 + 4.0 - 0.5 + 27.0) / math.sqrt(5.0 * (81 + 64 + 1 + 324))
+    assert scores["pearson"] == pytest.approx(expected, abs=1e-4)
+    assert value_scores([1.0, 2.0], [5.0, 4.0]) == {"pearson": -100.0, "spearmanr": -100.0}
+
+
+@pytest.mark.parametrize(
+    ("gold", "got"),
+    [([0.0, 1.0, 2.0], [4.0, 4.0, 4.0]), ([3.0, 3.0], [0.0, 1.0]), ([1.0], [2.0])],
+)
+def test_a_correlation_with_constants_is_zero(gold: list[float], got: list[float]) -> None:
+    assert value_scores(gold, got) == {"pearson": 0.0, "spearmanr": 0.0}
+
+
+# SQuAD: the cases follow the official evaluation script of version 1.1
+
+
+@pytest.mark.parametrize(
+    ("got", "gold", "exact_match", "f1"),
+    [
+        ("Denver Broncos", ("Denver Broncos",), 100, 100),
+        ("denver broncos", ("Denver Broncos",), 100, 100),
+        ("The Denver Broncos!", ("Denver Broncos",), 100, 100),
+        ("a  Denver\tBroncos", ("an Denver Broncos",), 100, 100),
+        ("well-known", ("well known",), 0, 0),  # punctuation goes without leaving a space
+        ("U.S.", ("us",), 100, 100),
+        ("Athena", ("thena",), 0, 0),  # an article is a whole word
+        ("the", ("a",), 100, 0),  # nothing is left of both: equal, without a shared word
+        ("the", ("man",), 0, 0),
+        ("", ("man",), 0, 0),
+        ("the red red man", ("red man",), 0, 100 * 2 * (2 / 3) * 1 / (2 / 3 + 1)),
+        ("old river city", ("the city of the river", "sea"), 0, 100 * 2 * 2 / (3 + 3)),
+        ("green", ("blue", "the green house", "Green"), 100, 100),
+    ],
+)
+def test_spans_are_scored_as_squad_does(
+    got: str, gold: tuple[str, ...], exact_match: float, f1: float
+) -> None:
+    scores = span_scores((got, gold))
+    assert list(scores) == ["f1", "exact_match"]
+    assert scores == pytest.approx({"f1": f1, "exact_match": exact_match}, abs=1e-4)
+
+
+def test_the_best_gold_answer_counts_for_each_metric_and_questions_count_alike() -> None:
+    scores = span_scores(("red man", ("red", "man at sea", "red man")), ("blue", ("green",)))
+    assert scores == {"f1": 50.0, "exact_match": 50.0}
+
+
+# Answers of another kind
+
+
+def test_an_answer_of_another_kind_is_refused() -> None:
+    span = SpanAnswer(text="a", start=0, end=1, score=1.0)
+    with pytest.raises(TypeError, match="no number"):
+        score(find_task("sst2"), [Example(texts=("a",), gold=1)], [span])
+    with pytest.raises(TypeError, match="no span"):
+        score(find_task("squad"), [Example(texts=("a", "b"), gold=1)], [span])
