@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from upt_zoo.cli import AsJson, Home, exit_code
-from upt_zoo.errors import InvalidInput, UptError
+from upt_zoo.errors import InvalidInput, InvalidReference, UptError
 
 if TYPE_CHECKING:
     from upt_training.experiment import Trained
@@ -90,7 +90,10 @@ def run(
     A run that was interrupted goes on where it was when it is started again.
     """
     from upt_zoo.catalogue import home_store
+    from upt_zoo.references import is_version
 
+    if version is not None and not is_version(version):
+        raise InvalidReference(f"--version: expected MAJOR.MINOR.PATCH, got {version!r}")
     changes = {
         name: value for name, value in {"method": method, "seed": seed}.items() if value is not None
     }
@@ -204,16 +207,18 @@ def _run(
         return
     _set_threads(threads)
     experiment = Experiment(recipe, data_folder=data)
+    checkpoint = _checkpoint(experiment.recipe)
     with reporting(sys.stderr, as_json=as_json) as reporter:
         trained = experiment.run(
             reporter,
-            checkpoint=_checkpoint(experiment.recipe),
+            checkpoint=checkpoint,
             max_seconds=None if max_minutes is None else max_minutes * 60,
         )
     adapter = _publish(store, recipe, trained, version)
     record = Record.of(experiment.recipe, trained, adapter=adapter, max_minutes=max_minutes)
     if file is not None:
         write_record(file, record)
+    checkpoint.unlink(missing_ok=True)  # not before the result is safe
     if as_json:
         typer.echo(record.model_dump_json())
     else:
@@ -228,9 +233,9 @@ def _publish(
 
     if recipe.method == "full":
         return None
-    files = trained.spec.lineage.files
-    held = sum(file.rows for file in files if "/train" in file.name) - trained.train_rows
-    card = write_card(trained.spec, train_rows=trained.train_rows, holdout_rows=held)
+    card = write_card(
+        trained.spec, train_rows=trained.train_rows, holdout_rows=trained.holdout_rows
+    )
     stored = store.publish(trained.spec, trained.tensors, card, version=version)
     return f"{stored.reference}@{stored.digest}"
 

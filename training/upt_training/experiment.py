@@ -3,7 +3,6 @@
 import importlib.metadata
 import math
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -41,7 +40,7 @@ class Trained:
 
     ``tensors`` are float16 where that left every dev metric the same, else float32; the metrics in
     the spec's lineage are theirs. ``steps`` were taken in ``seconds``; ``holdout`` has the deciding
-    metric after each epoch.
+    metric after each epoch. ``train_rows`` were learnt from, ``holdout_rows`` held out.
     """
 
     spec: AdapterSpec
@@ -50,6 +49,7 @@ class Trained:
     steps: int
     best_epoch: int
     train_rows: int
+    holdout_rows: int
     seconds: float
 
 
@@ -70,6 +70,11 @@ class Experiment:
         self._train = [read_split(self.task, name, folder=data_folder) for name in recipe.files]
         examples = [example for split in self._train for example in split.examples]
         self._examples, self._holdout = hold_out(examples, recipe.holdout_rows, seed=recipe.seed)
+        if not self._examples:
+            raise InvalidSpec(
+                f"holdout_rows: {recipe.holdout_rows} of {len(examples)} rows held out leave none "
+                f"to learn from"
+            )
 
     def run(
         self,
@@ -78,19 +83,22 @@ class Experiment:
         checkpoint: Path | None = None,
         max_seconds: float | None = None,
     ) -> Trained:
-        """Train, then evaluate on every dev and test file, once."""
+        """Train, then evaluate on every dev and test file, once.
+
+        The checkpoint stands until the caller removes it: a repeated run goes on from there.
+
+        Raises:
+            UptError: the training failed, or a dev or test file cannot be read.
+        """
         torch.manual_seed(self.recipe.seed)
         draft = self._draft_spec()
         encoder = load_encoder(self.backbone, dtype=_DTYPES[self.recipe.precision])
         learner = self._learner(draft, encoder)
-        holdout: list[float] = []
 
         def watch() -> dict[str, float]:
             with torch.no_grad():
                 current, adapter = learner.model()
-            metrics = self._score(current, adapter, draft, self._holdout)
-            holdout.append(next(iter(metrics.values())))
-            return metrics
+            return self._score(current, adapter, draft, self._holdout)
 
         trainer = Trainer(
             self.recipe,
@@ -102,9 +110,8 @@ class Experiment:
             max_seconds=max_seconds,
             deviation=self._target_scale()[1],
         )
-        started = time.monotonic()
         trainer.run(features_of(self._examples, draft, self._tokenizer))
-        seconds = time.monotonic() - started
+        progress = trainer.progress
         splits = [
             read_split(self.task, name, folder=self._data_folder)
             for name in splits_in(self.task, folder=self._data_folder)
@@ -113,11 +120,12 @@ class Experiment:
         return Trained(
             spec=self._final_spec(draft, learner, splits, metrics),
             tensors=tensors,
-            holdout=tuple(holdout),
-            steps=trainer.progress.step,
-            best_epoch=trainer.progress.best_epoch or trainer.progress.epoch,
+            holdout=tuple(progress.holdout),
+            steps=progress.step,
+            best_epoch=progress.best_epoch or progress.epoch,
             train_rows=len(self._examples),
-            seconds=seconds,
+            holdout_rows=len(self._holdout),
+            seconds=progress.seconds,
         )
 
     def _learner(self, spec: AdapterSpec, encoder: Encoder) -> Learner:
@@ -222,7 +230,7 @@ class Experiment:
                 data=self.task.title,
                 data_licence=self.task.data_licence,
                 commercial_use=self.task.commercial_use,
-                files=(),
+                files=tuple(split.file for split in self._train),
                 recipe=self.recipe.model_dump(mode="json"),
                 seed=self.recipe.seed,
                 code_version=importlib.metadata.version("upt-zoo"),

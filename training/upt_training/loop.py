@@ -4,20 +4,23 @@ It knows neither the data's origin nor the zoo: features in, trained weights out
 """
 
 import json
+import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from upt_training.batches import Feature, batches_of, loss_of
 from upt_training.learner import Learner
 from upt_training.recipe import Recipe
+from upt_zoo.errors import InvalidSpec
 from upt_zoo.nn.forward import forward
 from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec
@@ -27,18 +30,23 @@ from upt_zoo.spec import AdapterSpec
 _BUCKET_MULTIPLE, _TOKEN_MULTIPLE = 512, 64
 _ADAM_BETAS = (0.9, 0.98)
 _CHECKPOINT_EVERY_S = 60.0
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """Where a run stands; part of every checkpoint."""
+    """Where a run stands; part of every checkpoint.
+
+    ``holdout`` has the deciding metric after each epoch; ``seconds`` were spent up to the last
+    checkpoint, by all processes that worked on the run.
+    """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    best_metric: float | None = None
     best_epoch: int = 0
-    epochs_without_gain: int = 0
+    holdout: list[float] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 class Reporter(Protocol):
@@ -57,9 +65,10 @@ class Trainer:
     """Runs a recipe over features with a learner.
 
     ``evaluate`` gives the metrics on the holdout, the deciding one first, or None without one.
-    ``checkpoint`` is a file for resuming; it is removed when the run is done. ``max_seconds`` ends
-    the schedule early: the learning rate then falls with the clock, so such a run is not
-    repeatable to the bit.
+    ``checkpoint`` is a file for resuming: of the same spec, hence of the same recipe, data and
+    backbone. It still stands when the run is done, for the caller to remove once the result is
+    safe. ``max_seconds`` ends the schedule early: the learning rate then falls with the clock, so
+    such a run is not repeatable to the bit.
     """
 
     def __init__(
@@ -85,18 +94,20 @@ class Trainer:
         self.progress = Progress()
 
     def run(self, features: Sequence[Feature]) -> None:
-        """Train to the end; the learner's weights are then the best, or the last, ones."""
+        """Train to the end; the learner's weights are then the best, or the last, ones.
+
+        Raises:
+            InvalidSpec: the loss is not finite any more.
+        """
         if self._checkpoint is not None and self._checkpoint.exists():
             self._resume(self._checkpoint)
-        self._started = self._saved = self._clock()
+        self._saved = self._clock()
+        self._started = self._saved - self.progress.seconds
         steps = -(-len(features) // self._recipe.batch_size) * self._recipe.epochs
-        while self.progress.epoch < self._recipe.epochs and self._share_done(steps) < 1:
+        # an epoch that was begun is also evaluated, however late it is
+        while not self._has_stopped() and (self.progress.batch or self._share_done(steps) < 1):
             self._run_epoch(features, steps)
-            if self._has_stopped():
-                break
         self._restore_best()
-        if self._checkpoint is not None:
-            self._checkpoint.unlink(missing_ok=True)
 
     def _run_epoch(self, features: Sequence[Feature], steps: int) -> None:
         progress = self.progress
@@ -134,6 +145,12 @@ class Trainer:
             dropout=self._recipe.dropout,
         )
         loss = loss_of(self._spec, logits, batch, deviation=self._deviation)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise InvalidSpec(
+                f"recipe of {self._recipe.task}: expected a finite loss, got {value} after "
+                f"{self.progress.step} steps; try lower learning rates"
+            )
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(
@@ -143,7 +160,7 @@ class Trainer:
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         self._optimizer.step()
-        return float(loss.detach())
+        return value
 
     def _share_done(self, steps: int) -> float:
         """Return how much of the schedule is over, by steps or by the clock."""
@@ -153,17 +170,18 @@ class Trainer:
         return max(share, (self._clock() - self._started) / self._max_seconds)
 
     def _has_stopped(self) -> bool:
-        patience = self._recipe.patience
-        return patience is not None and self.progress.epochs_without_gain >= patience
+        progress, recipe = self.progress, self._recipe
+        has_lost_patience = (
+            recipe.patience is not None and progress.epoch - progress.best_epoch >= recipe.patience
+        )
+        return progress.epoch >= recipe.epochs or has_lost_patience
 
     def _keep_best(self, metric: float) -> None:
         progress = self.progress
-        if progress.best_metric is not None and metric <= progress.best_metric:
-            progress.epochs_without_gain += 1
-            return
-        progress.best_metric, progress.best_epoch = metric, progress.epoch
-        progress.epochs_without_gain = 0
-        self._best = {name: w.detach().clone() for name, w in self._learner.weights.items()}
+        if metric > max(progress.holdout, default=-math.inf):
+            progress.best_epoch = progress.epoch
+            self._best = {name: w.detach().clone() for name, w in self._learner.weights.items()}
+        progress.holdout.append(metric)
 
     def _restore_best(self) -> None:
         with torch.no_grad():
@@ -173,6 +191,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint; a run that starts with it goes on as if it had not stopped."""
         self._saved = self._clock()
+        self.progress.seconds = self._saved - self._started
         if self._checkpoint is None:
             return
         tensors = {f"weight/{name}": w.detach() for name, w in self._learner.weights.items()}
@@ -181,15 +200,19 @@ class Trainer:
             tensors |= {f"adam/{index}/{key}": value for key, value in state.items()}
         tensors["random"] = torch.get_rng_state()
         partial = self._checkpoint.with_suffix(".partial")
-        facts = {"progress": json.dumps(asdict(self.progress)), "recipe": self._recipe_json()}
+        facts = {"progress": json.dumps(asdict(self.progress)), "spec": self._spec_json()}
         save_file({name: t.contiguous() for name, t in tensors.items()}, partial, metadata=facts)
         partial.replace(self._checkpoint)
 
     def _resume(self, file: Path) -> None:
-        with safe_open(file, framework="pt") as checkpoint:
-            facts = checkpoint.metadata()
-            tensors = {name: checkpoint.get_tensor(name) for name in checkpoint.keys()}  # noqa: SIM118 - no mapping
-        if facts["recipe"] != self._recipe_json():
+        try:
+            with safe_open(file, framework="pt") as checkpoint:
+                facts = checkpoint.metadata() or {}
+                tensors = {name: checkpoint.get_tensor(name) for name in checkpoint.keys()}  # noqa: SIM118 - no mapping
+        except SafetensorError as error:
+            _LOGGER.warning("the checkpoint %s is damaged, the run starts afresh: %s", file, error)
+            return
+        if facts.get("spec") != self._spec_json():
             return  # another run's checkpoint: start afresh
         self.progress = Progress(**json.loads(facts["progress"]))
         torch.set_rng_state(tensors.pop("random"))
@@ -207,8 +230,8 @@ class Trainer:
         whole = self._optimizer.state_dict()
         self._optimizer.load_state_dict(whole | {"state": state})
 
-    def _recipe_json(self) -> str:
-        return self._recipe.model_dump_json()
+    def _spec_json(self) -> str:
+        return self._spec.to_json().decode()
 
 
 def schedule(share: float, *, warmup_share: float) -> float:
@@ -219,7 +242,7 @@ def schedule(share: float, *, warmup_share: float) -> float:
 
 
 def _optimizer(recipe: Recipe, learner: Learner) -> torch.optim.AdamW:
-    """One group per weight; biases, gates and vectors do not decay."""
+    """One group per weight; biases, gates and norms do not decay."""
     groups = [
         {
             "params": [weight],

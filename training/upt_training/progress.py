@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -18,14 +18,14 @@ _EVERY_S = 10.0  # between two JSON lines of steps
 class JsonReporter:
     """Writes one JSON object a line: each epoch, and a step now and then."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._last = time.monotonic()
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._last = clock()
 
     def step(self, progress: RunProgress, *, steps: int, loss: float) -> None:
         """Write if the last line is some seconds ago."""
-        if time.monotonic() - self._last >= _EVERY_S:
-            self._last = time.monotonic()
+        if self._clock() - self._last >= _EVERY_S:
+            self._last = self._clock()
             self._write(event="step", step=progress.step, steps=steps, loss=round(loss, 4))
 
     def epoch(self, progress: RunProgress, *, holdout: Mapping[str, float] | None) -> None:

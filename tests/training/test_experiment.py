@@ -1,0 +1,233 @@
+"""A recipe from data to tensors and metrics, on the tiny backbone."""
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from upt_testing.rows import similarity_rows, write_split, write_tasks
+from upt_training import experiment
+from upt_training.data import read_split
+from upt_training.evaluation import answers_in_process
+from upt_training.experiment import Experiment, Trained
+from upt_training.learner import FullLearner
+from upt_training.loop import Progress
+from upt_training.metrics import score
+from upt_training.recipe import Recipe
+from upt_zoo.backbone import Backbone
+from upt_zoo.errors import BackboneNotFound, DataNotFound, InvalidSpec, NotFound
+from upt_zoo.layout import check_shapes
+from upt_zoo.nn.adapter import prepare
+from upt_zoo.nn.encoder import Encoder, load_encoder
+from upt_zoo.nn.linear import is_bf16_fast
+from upt_zoo.tasks import find_task
+from upt_zoo.tokenization import Tokenizer
+
+
+class Silence:
+    def step(self, progress: Progress, *, steps: int, loss: float) -> None:
+        pass
+
+    def epoch(self, progress: Progress, *, holdout: Mapping[str, float] | None) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tasks(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def recipe(backbone: Backbone) -> Recipe:
+    return Recipe(
+        task="sst2",
+        backbone=str(backbone.directory),
+        epochs=2,
+        batch_size=8,
+        max_tokens=48,
+        holdout_rows=8,
+        precision="fp32",
+    )
+
+
+def train(recipe: Recipe, data: Path) -> Trained:
+    return Experiment(recipe, data_folder=data).run(Silence())
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Recipe, data: Path) -> Trained:
+    return train(recipe, data)
+
+
+def test_a_run_says_how_it_went(trained: Trained) -> None:
+    assert trained.train_rows + trained.holdout_rows == 24
+    assert trained.holdout_rows >= 8
+    assert trained.steps == 2 * -(-trained.train_rows // 8)
+    assert len(trained.holdout) == 2
+    assert trained.best_epoch == 1 + trained.holdout.index(max(trained.holdout))
+    assert trained.seconds > 0
+
+
+def test_the_lineage_names_what_the_adapter_comes_from(
+    trained: Trained, recipe: Recipe, data: Path, backbone: Backbone
+) -> None:
+    spec, lineage, task = trained.spec, trained.spec.lineage, find_task("sst2")
+    check_shapes(spec, {name: tensor.shape for name, tensor in trained.tensors.items()})
+    assert spec.backbone == backbone.identity.model_copy(update={"hub_id": recipe.backbone})
+    assert spec.task.max_tokens == 48
+    assert lineage.files == tuple(
+        read_split(task, name, folder=data).file for name in ("train", "dev")
+    )
+    assert Recipe.model_validate(lineage.recipe) == recipe
+    assert (lineage.seed, lineage.precision) == (1, "fp32")
+    served = sum(t.size for name, t in trained.tensors.items() if "head." not in name)
+    head = sum(t.size for name, t in trained.tensors.items() if "head." in name)
+    assert (lineage.served_parameters, lineage.head_parameters) == (served, head)
+    assert lineage.trained_parameters == served + head
+
+
+def dev_metrics(
+    trained: Trained, data: Path, backbone: Backbone, encoder: Encoder
+) -> dict[str, float]:
+    """Compute the metrics on the dev file by the tensors and an encoder."""
+    task = find_task(trained.spec.task.name)
+    dev = read_split(task, "dev", folder=data).examples
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in trained.tensors.items()}
+    answers = answers_in_process(
+        encoder,
+        prepare(trained.spec, tensors, dtype=torch.float32),
+        trained.spec,
+        Tokenizer(backbone.tokenizer_file),
+        [example.texts for example in dev],
+    )
+    return {f"dev/{name}": value for name, value in score(task, dev, answers).items()}
+
+
+def test_the_metrics_are_those_of_the_very_tensors(
+    recipe: Recipe, data: Path, backbone: Backbone
+) -> None:
+    trained = train(recipe.model_copy(update={"task": "stsb"}), data)
+    metrics = dev_metrics(trained, data, backbone, load_encoder(backbone))
+    assert trained.spec.lineage.metrics == metrics
+
+
+def test_a_repeated_run_gives_the_same_tensors(
+    trained: Trained, recipe: Recipe, data: Path
+) -> None:
+    torch.manual_seed(99)
+    again = train(recipe, data)
+    assert again.spec == trained.spec
+    assert all(np.array_equal(again.tensors[name], t) for name, t in trained.tensors.items())
+
+
+def test_a_reparametrised_prefix_trains_more_than_it_serves(recipe: Recipe, data: Path) -> None:
+    changes = {"is_prefix_reparametrised": True, "epochs": 1, "holdout_rows": 0}
+    lineage = train(recipe.model_copy(update=changes), data).spec.lineage
+    assert lineage.trained_parameters > lineage.served_parameters + lineage.head_parameters
+
+
+@pytest.mark.parametrize(
+    ("changed", "dtype"), [(50.04, np.float16), (50.06, np.float32)], ids=["same", "changed"]
+)
+def test_tensors_are_rounded_where_that_leaves_the_dev_metric_the_same(
+    recipe: Recipe,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: float,
+    dtype: type[np.floating],
+) -> None:
+    """To a tenth of a point: the scores of the two roundings stand in for those of the model."""
+    scores = iter([{"accuracy": 50.0}, {"accuracy": changed}])
+    monkeypatch.setattr(experiment, "score", lambda *_: next(scores))
+    found = train(recipe.model_copy(update={"epochs": 1, "holdout_rows": 0}), data)
+    assert {tensor.dtype for tensor in found.tensors.values()} == {np.dtype(dtype)}
+    kept = changed if dtype is np.float16 else 50.0
+    assert found.spec.lineage.metrics == {"dev/accuracy": kept}
+
+
+def test_a_regression_begins_at_the_mean_of_its_training_values(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    """An adapter that has learnt nothing answers about the mean, in the labels' own unit."""
+    rows = similarity_rows(16)
+    write_split(tmp_path, "stsb", "train", rows)
+    changes = {"task": "stsb", "holdout_rows": 0, "epochs": 1, "head_rate": 1e-9, "method": "head"}
+    bias = train(recipe.model_copy(update=changes), tmp_path).tensors["head.out.bias"]
+    mean = statistics.fmean(float(str(row["label"])) for row in rows)
+    assert float(bias[0]) == pytest.approx(mean, abs=1e-2)
+
+
+def test_full_fine_tuning_gives_its_own_metrics_and_no_adapter(
+    recipe: Recipe, data: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learners: list[FullLearner] = []
+
+    class Kept(FullLearner):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            learners.append(self)
+
+    monkeypatch.setattr(experiment, "FullLearner", Kept)
+    changes = {"task": "stsb", "method": "full", "backbone_rate": 0.01, "epochs": 1}
+    trained = train(recipe.model_copy(update=changes), data)
+    lineage = trained.spec.lineage
+    assert trained.tensors.keys() == {"head.out.weight", "head.out.bias"}
+    assert (lineage.served_parameters, lineage.head_parameters) == (0, 33)
+    assert lineage.trained_parameters > 10_000
+    (learner,) = learners
+    assert lineage.metrics == dev_metrics(trained, data, backbone, learner.trained_encoder())
+    assert lineage.metrics != dev_metrics(trained, data, backbone, load_encoder(backbone))
+
+
+def test_every_file_beside_the_train_files_is_evaluated(recipe: Recipe, data: Path) -> None:
+    folder = data.with_name("more")
+    for name in ("train", "train_extra", "dev", "dev_hard", "test"):
+        write_split(folder, "stsb", name, similarity_rows(8, seed=len(name)))
+    changes = {"task": "stsb", "files": ("train", "train_extra"), "holdout_rows": 0}
+    found = train(recipe.model_copy(update=changes), folder)
+    assert found.train_rows == 16
+    assert [file.name for file in found.spec.lineage.files] == [
+        "stsb/train",
+        "stsb/train_extra",
+        "stsb/dev",
+        "stsb/dev_hard",
+        "stsb/test",
+    ]
+    assert list(found.spec.lineage.metrics) == [
+        f"{split}/{name}"
+        for split in ("dev", "dev_hard", "test")
+        for name in ("pearson", "spearmanr")
+    ]
+
+
+def test_the_precision_is_that_of_the_machine_unless_the_recipe_says(
+    recipe: Recipe, data: Path
+) -> None:
+    left = Experiment(recipe.model_copy(update={"precision": "auto"}), data_folder=data)
+    assert left.recipe.precision == ("bf16" if is_bf16_fast() else "fp32")
+    changes = {"precision": "bf16", "epochs": 1, "holdout_rows": 0}
+    found = train(recipe.model_copy(update=changes), data)
+    assert found.spec.lineage.precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"task": "sst3"}, NotFound, "no task 'sst3'"),
+        ({"backbone": "/no/where"}, BackboneNotFound, "/no/where"),
+        ({"max_tokens": 321}, InvalidSpec, "max_tokens: expected at most the 320"),
+        ({"task": "squad", "max_tokens": None}, InvalidSpec, "got 384"),
+        ({"task": "mrpc"}, DataNotFound, "mrpc/train"),
+        ({"files": ("train_extra",)}, DataNotFound, "sst2/train_extra"),
+        ({"holdout_rows": 24}, InvalidSpec, "holdout_rows: 24 of 24 rows"),
+    ],
+)
+def test_a_recipe_that_cannot_run_says_why_before_it_trains(
+    recipe: Recipe, data: Path, changes: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Experiment(recipe.model_copy(update=changes), data_folder=data)

@@ -1,0 +1,76 @@
+import io
+import json
+import re
+
+import pytest
+
+from upt_training.loop import Progress
+from upt_training.progress import BarReporter, JsonReporter, reporting
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def events_of(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_an_epoch_is_a_line_of_json() -> None:
+    stream = io.StringIO()
+    reporter = JsonReporter(stream)
+    reporter.epoch(Progress(epoch=1, step=7), holdout={"f1": 80.25, "accuracy": 70.0})
+    reporter.epoch(Progress(epoch=2, step=14), holdout=None)
+    assert events_of(stream) == [
+        {"event": "epoch", "epoch": 1, "step": 7, "holdout": {"f1": 80.25, "accuracy": 70.0}},
+        {"event": "epoch", "epoch": 2, "step": 14, "holdout": None},
+    ]
+
+
+def test_steps_are_lines_of_json_ten_seconds_apart() -> None:
+    stream, clock = io.StringIO(), Clock()
+    reporter = JsonReporter(stream, clock=clock)
+    for step in range(1, 9):
+        clock.now += 4.0
+        reporter.step(Progress(step=step), steps=8, loss=1 / step)
+    assert events_of(stream) == [
+        {"event": "step", "step": 3, "steps": 8, "loss": 0.3333},
+        {"event": "step", "step": 6, "steps": 8, "loss": 0.1667},
+    ]
+
+
+def test_a_line_is_out_as_soon_as_it_is_written() -> None:
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw) as stream:
+        JsonReporter(stream).epoch(Progress(), holdout=None)
+        assert raw.getvalue().endswith(b"}\n")
+
+
+def test_a_terminal_gets_a_bar_and_a_line_an_epoch() -> None:
+    stream = Terminal()
+    with reporting(stream, as_json=False) as reporter:
+        assert isinstance(reporter, BarReporter)
+        reporter.step(Progress(step=3), steps=12, loss=0.5)
+        reporter.epoch(Progress(epoch=1), holdout={"f1": 81.234, "accuracy": 70.0})
+        reporter.epoch(Progress(epoch=2), holdout=None)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())  # without its colours
+    assert "epoch 1: holdout f1 81.23, accuracy 70.00" in text
+    assert "epoch 2" not in text
+    assert "3/12 steps, loss 0.500" in text
+
+
+@pytest.mark.parametrize(
+    ("stream", "as_json"), [(io.StringIO(), False), (io.StringIO(), True), (Terminal(), True)]
+)
+def test_all_else_gets_json(stream: io.StringIO, as_json: bool) -> None:
+    with reporting(stream, as_json=as_json) as reporter:
+        assert isinstance(reporter, JsonReporter)
+    assert stream.getvalue() == ""

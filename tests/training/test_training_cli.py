@@ -1,0 +1,467 @@
+"""The command: in this process where it can be, in one of its own where it is killed."""
+
+import asyncio
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from upt_server.runner import TorchRunner
+from upt_testing.backbones import write_tiny_backbone
+from upt_testing.rows import JsonRow, sentiment_rows, write_split, write_tasks
+from upt_testing.serving import make_settings, serving
+from upt_training import cli
+from upt_training.cli import app
+from upt_training.experiment import Experiment
+from upt_training.recipe import Recipe
+from upt_training.records import Record
+from upt_zoo.backbone import Backbone
+from upt_zoo.nn.encoder import load_encoder
+from upt_zoo.references import Reference
+from upt_zoo.store import Store
+from upt_zoo.tasks import TASKS
+
+METRICS = {
+    "sst2": ("accuracy",),
+    "stsb": ("pearson", "spearmanr"),
+    "squad": ("f1", "exact_match"),
+}
+TIMEOUT_S = 120.0  # far beyond what anything here takes; only a hanging test meets it
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    stdout: str
+    stderr: str
+
+    def events(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.stderr.splitlines()]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A user's folders, and the command that works on them."""
+
+    root: Path
+    backbone: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        places = {"UPT_ZOO_HOME": "home", "UPT_DATA_DIR": "data", "XDG_CACHE_HOME": "cache"}
+        return {name: str(self.root / place) for name, place in places.items()}
+
+    @property
+    def store(self) -> Store:
+        return Store(self.root / "home")
+
+    def checkpoints(self) -> list[Path]:
+        return list((self.root / "cache").rglob("*.safetensors"))
+
+    def write_recipe(self, task: str, **changes: object) -> str:
+        """Write a recipe of two short epochs."""
+        keys: dict[str, object] = {
+            "task": task,
+            "backbone": str(self.backbone),
+            "epochs": 2,
+            "batch_size": 8,
+            "holdout_rows": 8,
+            "max_tokens": 48,
+            "precision": "fp32",
+            "dropout": 0.1,
+        }
+        file = self.root / f"{task}.yaml"
+        file.write_text(yaml.safe_dump(keys | changes))
+        return str(file)
+
+    def run(self, *arguments: str) -> Result:
+        """Run the command in this process."""
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            patch.setenv("COLUMNS", "200")
+            patch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024")
+            patch.setattr(sys, "argv", ["upt-train", *arguments])
+            with pytest.raises(SystemExit) as caught:
+                cli.main()
+        assert isinstance(caught.value.code, int)
+        return Result(code=caught.value.code, stdout=out.getvalue(), stderr=err.getvalue())
+
+    def evaluate(self, *arguments: str) -> dict[str, float]:
+        result = self.run("evaluate", *arguments, "--json")
+        assert result.code == 0, result.stderr
+        metrics: dict[str, float] = json.loads(result.stdout)["metrics"]
+        return metrics
+
+
+def make_desk(root: Path, backbone: Backbone) -> Desk:
+    write_tasks(root / "data")
+    return Desk(root=root, backbone=backbone.directory)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, backbone: Backbone) -> Desk:
+    return make_desk(tmp_path, backbone)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Desk:
+    """A desk on which the three tasks were trained; no test trains on it again."""
+    desk = make_desk(tmp_path_factory.mktemp("desk"), backbone)
+    recipes = [desk.write_recipe(task) for task in METRICS]
+    result = desk.run("run", *recipes, "--json", "--records", str(desk.root / "records"))
+    assert result.code == 0, result.stderr
+    (desk.root / "stdout").write_text(result.stdout)
+    (desk.root / "stderr").write_text(result.stderr)
+    return desk
+
+
+def dev_metrics(store: Store, name: str) -> dict[str, float]:
+    lineage = store.resolve(Reference.parse(name)).spec.lineage
+    return {key.removeprefix("dev/"): value for key, value in lineage.metrics.items()}
+
+
+# What a run leaves
+
+
+def test_a_run_publishes_whole_adapters(shared: Desk) -> None:
+    references = shared.store.list()
+    assert [(each.name, each.tag) for each in references] == [
+        ("squad", "1.0.0"),
+        ("sst2", "1.0.0"),
+        ("stsb", "1.0.0"),
+    ]
+    for reference in references:
+        stored = shared.store.resolve(reference)
+        shared.store.verify(stored)
+        card = shared.store.card(stored)
+        assert card.startswith(f"# {stored.name}\n")
+        record = Record.model_validate_json(
+            (shared.root / "records" / f"{stored.name}-unipelt_prompt-seed1.json").read_bytes()
+        )
+        held = 24 - record.train_rows
+        assert held >= 8
+        assert f"{record.train_rows} rows were learnt from. {held} rows of the train" in card
+
+
+@pytest.mark.parametrize("task", METRICS)
+def test_evaluate_finds_the_metrics_of_the_lineage(shared: Desk, task: str) -> None:
+    metrics = shared.evaluate(task)
+    assert tuple(metrics) == METRICS[task]
+    assert metrics == dev_metrics(shared.store, task)
+
+
+def test_evaluate_says_what_it_did(shared: Desk) -> None:
+    result = shared.run("evaluate", "squad:1.0.0", "--split", "train")
+    header, *lines = result.stdout.splitlines()
+    assert header == "squad:1.0.0 on squad/train (24 rows), by this process"
+    assert [line.split()[0] for line in lines] == ["f1", "exact_match"]
+    as_json = json.loads(shared.run("evaluate", "sst2", "--json").stdout)
+    stored = shared.store.resolve(Reference.parse("sst2"))
+    assert as_json["adapter"] == f"sst2:1.0.0@{stored.digest}"
+    assert (as_json["file"], as_json["rows"]) == ("sst2/dev", 12)
+
+
+def test_evaluate_reads_an_adapter_of_another_store(shared: Desk, desk: Desk) -> None:
+    remote = f"{shared.store.root.as_uri()}/sst2"
+    assert desk.evaluate(remote) == shared.evaluate("sst2")
+
+
+async def test_evaluate_through_a_server_finds_the_same(shared: Desk, backbone: Backbone) -> None:
+    settings = make_settings(shared.store.root)
+    async with serving(settings, backbone, TorchRunner(load_encoder(backbone))) as served:
+        for task in METRICS:
+            found = await asyncio.to_thread(shared.evaluate, task, "--server", served.target)
+            assert found == pytest.approx(dev_metrics(shared.store, task), abs=0.01)
+
+
+def test_json_prints_the_record_and_progress_is_json_where_there_is_no_terminal(
+    shared: Desk,
+) -> None:
+    printed = [
+        Record.model_validate_json(line)
+        for line in (shared.root / "stdout").read_text().splitlines()
+    ]
+    assert [record.recipe.task for record in printed] == list(METRICS)
+    for record in printed:
+        stored = shared.store.resolve(Reference.parse(record.recipe.task))
+        assert record.adapter == f"{stored.reference}@{stored.digest}"
+        assert record.metrics == stored.spec.lineage.metrics
+    events = [json.loads(line) for line in (shared.root / "stderr").read_text().splitlines()]
+    epochs = [event for event in events if event["event"] == "epoch"]
+    assert [event["epoch"] for event in epochs] == [1, 2] * 3
+    metric = [next(iter(event["holdout"].values())) for event in epochs[:2]]
+    assert printed[0].holdout == tuple(metric)
+
+
+def test_what_has_a_record_is_skipped(shared: Desk) -> None:
+    recipes = [str(shared.root / f"{task}.yaml") for task in METRICS]
+    result = shared.run("run", *recipes, "--records", str(shared.root / "records"))
+    assert (result.code, result.stdout) == (0, "")
+    assert [line.split()[-1] for line in result.stderr.splitlines()] == ["skipped"] * 3
+    assert len(shared.store.list()) == 3
+
+
+def test_a_second_run_is_the_next_version_and_has_the_same_numbers(
+    desk: Desk, shared: Desk
+) -> None:
+    recipe = desk.write_recipe("sst2")
+    result = desk.run("run", recipe)
+    assert result.code == 0
+    assert desk.run("run", recipe).code == 0
+    assert desk.store.versions("sst2") == ("1.0.0", "1.0.1")
+    assert desk.checkpoints() == []
+    first, second = (desk.store.resolve(reference) for reference in desk.store.list())
+    assert second.manifest.tensors == first.manifest.tensors
+    assert first.digest == shared.store.resolve(Reference.parse("sst2")).digest
+    assert result.stdout.splitlines() == [
+        f"published sst2:1.0.0@{first.digest}",
+        f"dev/accuracy {first.spec.lineage.metrics['dev/accuracy']:.2f}",
+    ]
+
+
+def test_options_go_before_the_recipe(desk: Desk) -> None:
+    recipe = desk.write_recipe("sst2", epochs=1)
+    options = ("--method", "lora", "--seed", "5", "--version", "3.0.0", "--threads", "1")
+    assert desk.run("run", recipe, *options).code == 0
+    stored = desk.store.resolve(Reference.parse("sst2:3.0.0"))
+    assert stored.spec.method == "lora"
+    assert stored.spec.lineage.seed == 5
+
+
+def test_full_fine_tuning_is_not_published_and_says_so(desk: Desk) -> None:
+    recipe = desk.write_recipe("sst2", method="full", epochs=1)
+    result = desk.run("run", recipe, "--records", str(desk.root / "records"))
+    assert result.code == 0
+    first, metric = result.stdout.splitlines()
+    assert first == "not published: for comparison only"
+    assert metric.startswith("dev/accuracy ")
+    assert desk.store.list() == ()
+    record = (desk.root / "records" / "sst2-full-seed1.json").read_bytes()
+    assert Record.model_validate_json(record).adapter is None
+
+
+def test_a_time_limit_ends_the_schedule(desk: Desk) -> None:
+    recipe = desk.write_recipe("sst2", epochs=100_000)
+    result = desk.run("run", recipe, "--max-minutes", "0.01", "--json")
+    assert result.code == 0
+    record = Record.model_validate_json(result.stdout)
+    assert record.max_minutes == 0.01
+    assert record.steps < 200_000
+    assert desk.store.versions("sst2") == ("1.0.0",)
+
+
+def test_tasks_lists_the_catalogue(desk: Desk) -> None:
+    lines = desk.run("tasks").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(TASKS)
+    listed = {each["name"]: each for each in json.loads(desk.run("tasks", "--json").stdout)}
+    assert listed.keys() == TASKS.keys()
+    assert listed["squad"] == {
+        "name": "squad",
+        "fields": ["question", "context"],
+        "head": "span",
+        "metrics": ["f1", "exact_match"],
+    }
+
+
+# Interruptions
+
+DIES_IN_EPOCH = """
+from upt_training.progress import JsonReporter
+JsonReporter.epoch = lambda self, progress, **_: progress.epoch == 2 and die()
+"""
+DIES_BEFORE_THE_INDEX = """
+from pathlib import Path
+replace = Path.replace
+Path.replace = lambda path, to: die() if to.name == "index.json" else replace(path, to)
+"""
+
+
+def kill_in(desk: Desk, moment: str, *arguments: str) -> None:
+    """Run the command in a process that kills itself at a moment."""
+    program = "import os, signal, sys\ndie = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
+    program += f"{moment}\nfrom upt_training.cli import main\nmain()\n"
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=os.environ | desk.environment,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert result.returncode == -signal.SIGKILL, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("moment", "epochs_left"), [(DIES_IN_EPOCH, [2]), (DIES_BEFORE_THE_INDEX, [])]
+)
+def test_a_killed_run_publishes_nothing_and_goes_on_when_it_is_repeated(
+    desk: Desk, shared: Desk, moment: str, epochs_left: list[int]
+) -> None:
+    recipe = desk.write_recipe("sst2")
+    kill_in(desk, moment, "run", recipe, "--threads", "1")
+    assert desk.store.list() == ()
+    assert len(desk.checkpoints()) == 1
+    repeated = desk.run("run", recipe)
+    assert repeated.code == 0
+    assert [event["epoch"] for event in repeated.events()] == epochs_left
+    whole = shared.store.resolve(Reference.parse("sst2"))
+    (reference,) = desk.store.list()
+    assert reference.digest == whole.digest  # to the byte as if nothing had happened
+    desk.store.verify(desk.store.resolve(reference))
+    assert desk.checkpoints() == []
+
+
+def test_a_run_that_could_not_publish_does_not_train_again(desk: Desk) -> None:
+    recipe = desk.write_recipe("sst2")
+    assert desk.run("run", recipe, "--version", "1.0.0").code == 0
+    taken = desk.run("run", desk.write_recipe("sst2", seed=2), "--version", "1.0.0")
+    assert taken.code == 73
+    assert "sst2:1.0.0 exists" in taken.stderr.splitlines()[-1]
+    again = desk.run("run", recipe, "--json")
+    assert (again.code, again.stderr) == (0, "")
+    assert len(Record.model_validate_json(again.stdout).holdout) == 2
+    assert desk.store.versions("sst2") == ("1.0.0", "1.0.1")
+
+
+def test_a_run_on_other_data_starts_afresh(desk: Desk) -> None:
+    recipe = desk.write_recipe("sst2")
+    assert desk.run("run", recipe, "--version", "1.0.0").code == 0
+    write_split(desk.root / "data", "sst2", "train", sentiment_rows(24, seed=7))
+    assert desk.run("run", recipe, "--version", "1.0.0").code == 73
+    write_split(desk.root / "data", "sst2", "train", sentiment_rows(24, seed=8))
+    assert [event["epoch"] for event in desk.run("run", recipe).events()] == [1, 2]
+
+
+# Errors
+
+
+def one_line(result: Result) -> str:
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("upt-train: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 64, "recipe files or --task NAME"),
+        (("RECIPE", "--task", "sst2"), 64, "and not both"),
+        (("UNKNOWN",), 64, "colour"),
+        (("RECIPE", "--method", "adapters"), 64, "recipe of sst2"),
+        (("RECIPE", "--version", "1.0"), 64, "--version: expected MAJOR.MINOR.PATCH"),
+        (("NOWHERE.yaml",), 64, "NOWHERE.yaml"),
+        (("--task", "sst3"), 66, "no task 'sst3'"),
+        (("MISSING",), 66, "mrpc/train.jsonl.gz"),
+        (("BAD",), 64, "cola/train, row 1"),
+    ],
+)
+def test_a_run_that_cannot_start_is_one_line_and_a_code(
+    desk: Desk, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    rows: list[JsonRow] = [{"sentence": "it is .", "label": 1}, {"sentence": "is it"}]
+    write_split(desk.root / "data", "cola", "train", rows)
+    files = {
+        "RECIPE": lambda: desk.write_recipe("sst2"),
+        "UNKNOWN": lambda: desk.write_recipe("sst2", colour="red"),
+        "MISSING": lambda: desk.write_recipe("mrpc"),
+        "BAD": lambda: desk.write_recipe("cola"),
+    }
+    result = desk.run("run", *(files[a]() if a in files else a for a in arguments))
+    assert result.code == code
+    assert message in one_line(result)
+    assert desk.store.list() == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("nobody",), 66, "no adapter nobody"),
+        (("No Such",), 64, "reference 'No Such'"),
+        (("sst2", "--split", "test"), 66, "sst2/test.jsonl.gz"),
+        (("sst2", "--server", "127.0.0.1:1"), 69, "cannot reach 127.0.0.1:1"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_one_line_and_a_code(
+    shared: Desk, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    result = shared.run("evaluate", *arguments)
+    assert result.code == code
+    assert message in one_line(result)
+
+
+def test_an_evaluation_without_a_dev_file_asks_for_one(shared: Desk, tmp_path: Path) -> None:
+    result = shared.run("evaluate", "sst2", "--data", str(tmp_path))
+    assert result.code == 64
+    assert "no dev file of sst2" in one_line(result)
+
+
+def test_an_adapter_of_another_backbone_is_refused(desk: Desk) -> None:
+    directory = desk.root / "own"
+    write_tiny_backbone(directory, seed=1)
+    recipe = desk.write_recipe("sst2", backbone=str(directory), epochs=1)
+    assert desk.run("run", recipe).code == 0
+    write_tiny_backbone(directory, seed=2)
+    result = desk.run("evaluate", "sst2")
+    assert result.code == 64
+    assert "belongs to sha256:" in one_line(result)
+
+
+def test_a_fault_of_ours_is_one_line_without_internals(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Experiment, recipe: Recipe, *, data_folder: Path | None) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(Experiment, "__init__", fail)
+    result = desk.run("run", desk.write_recipe("sst2"))
+    assert result.code == 70
+    line = one_line(result)
+    assert "unexpected RuntimeError" in line
+    assert "secret" not in line
+
+
+def test_a_wrong_command_line_is_code_2(desk: Desk) -> None:
+    result = desk.run("run", "--task", "sst2", "--data", str(desk.root / "nowhere"))
+    assert result.code == 2
+    assert "--data" in result.stderr
+
+
+# Help
+
+
+@pytest.fixture(scope="module")
+def help_modules() -> set[str]:
+    code = (
+        "import sys; from upt_training.cli import app; from typer.testing import CliRunner; "
+        "results = [CliRunner().invoke(app, [*name, '--help']) for name in ([], ['run'])]; "
+        "assert all(result.exit_code == 0 for result in results); print(*sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+    )
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["torch", "numpy", "sklearn", "scipy", "yaml", "grpc"])
+def test_help_loads_no_heavy_module(help_modules: set[str], module: str) -> None:
+    assert "typer" in help_modules
+    assert module not in help_modules
+
+
+def test_every_flag_and_argument_is_explained() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]  # it is a group
+    assert set(commands) == {"run", "evaluate", "tasks"}
+    for command in commands.values():
+        assert command.help
+        assert all(parameter.help for parameter in command.params), command.name
