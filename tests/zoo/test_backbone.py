@@ -117,14 +117,7 @@ SAME: dict[str, Change] = {
     ),
     "truncation and padding": edit_json(
         "tokenizer.json",
-        lambda rules: rules.update(
-            truncation={
-                "direction": "Right",
-                "max_length": 128,
-                "strategy": "LongestFirst",
-                "stride": 0,
-            }
-        ),
+        lambda rules: rules.update(truncation={"max_length": 128}, padding={"strategy": "Fixed"}),
     ),
     "layout of the JSON": edit_json("tokenizer.json", lambda rules: rules),
 }

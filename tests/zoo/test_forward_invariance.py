@@ -38,7 +38,7 @@ from upt_zoo.backbone import Backbone, resolve_backbone
 from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.encoder import Encoder, load_encoder, load_tensors
 from upt_zoo.nn.forward import forward
-from upt_zoo.nn.packing import Row
+from upt_zoo.nn.packing import Row, pack
 from upt_zoo.spec import AdapterSpec, Bottleneck, Lora, Prefix, Prompt
 
 EXACT = 1e-10  # float64: 1e-14 is measured, the rest is room for other BLAS libraries
@@ -301,6 +301,24 @@ def test_a_zero_initialised_adapter_equals_the_bare_backbone(
 
     assert worst(states(initial), states(bare)) < 1e-6  # adding zero rounds nothing
     assert worst(states(learnt), states(bare)) > 1e-2
+
+
+# Fusing
+
+
+def test_rows_are_fused_by_adapter_and_adapters_by_structure(
+    encoder: Encoder, backbone: Backbone
+) -> None:
+    lora = tiny_spec(backbone=backbone.identity, **LORA_GATED)
+    other = tiny_spec(backbone=backbone.identity)
+    first, second, third = (
+        ready(spec, seed=seed, dtype=torch.float32) for seed, spec in enumerate((lora, lora, other))
+    )
+    adapters = [first, second, third] * 4
+    batch = pack([random_row(encoder, a, 3 + i, seed=i) for i, a in enumerate(adapters)])
+    segments = [[part.adapter for part in group.segments] for group in batch.groups]
+    assert sorted(map(len, segments)) == [1, 2]
+    assert {id(adapter) for group in segments for adapter in group} == {*map(id, adapters)}
 
 
 # Precision

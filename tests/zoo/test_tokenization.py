@@ -168,10 +168,13 @@ def test_the_longer_text_of_a_pair_loses_its_end_first(
     assert row.is_truncated == (kept != (first, second))
 
 
-def test_odd_room_is_used_to_the_last_token(tokenizer: Tokenizer) -> None:
-    row = encode(tokenizer, "film " * 30, "good " * 30, max_tokens=20)
-    assert (row.ids.count(2143), row.ids.count(2204)) == (9, 8)
-    assert row.type_ids == [0] * 11 + [1] * 9
+@pytest.mark.parametrize(("first", "kept"), [(30, (9, 8)), (9, (9, 8)), (8, (8, 9)), (7, (7, 10))])
+def test_odd_room_is_used_to_the_last_token(
+    tokenizer: Tokenizer, first: int, kept: tuple[int, int]
+) -> None:
+    row = encode(tokenizer, "film " * first, "good " * 30, max_tokens=20)
+    assert (row.ids.count(2143), row.ids.count(2204)) == kept
+    assert row.type_ids == [0] * (kept[0] + 2) + [1] * (kept[1] + 1)
 
 
 def test_the_end_of_a_cut_text_is_a_separator(tokenizer: Tokenizer) -> None:
