@@ -31,8 +31,9 @@ fix: $(SETUP) ## Mend what ruff can mend
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+# one thread: on busy cores several wait for each other (twice as long), on idle ones they gain nothing
 test: $(SETUP) ## Run all tests; the branch coverage of zoo and server is gated
-	$(PYTHON) -m pytest -q --cov --cov-report=
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q --cov --cov-report=
 	$(BIN)/coverage report --include='zoo/*,server/*' --fail-under=$(COVERAGE_GATE)
 
 protos: $(PROTOS_SETUP) ## Generate the stubs from the .proto files
