@@ -23,12 +23,11 @@ def write_card(spec: AdapterSpec, *, train_rows: int, holdout_rows: int) -> str:
         "In fp32, by these very tensors. Dev and test files were read once, after training.",
         "## Parameters",
         _table(
-            ("trained", "served", "of the backbone's own", "head"),
+            ("trained", "served, without the head", "head"),
             [
                 (
                     f"{lineage.trained_parameters:,}",
                     f"{lineage.served_parameters:,}",
-                    "frozen",
                     f"{lineage.head_parameters:,}",
                 )
             ],
