@@ -20,9 +20,9 @@ In fp32, by these very tensors. Dev and test files were read once, after trainin
 
 ## Parameters
 
-| trained | served | of the backbone's own | head |
-| --- | --- | --- | --- |
-| 12,345 | 164 | frozen | 18 |
+| trained | served, without the head | head |
+| --- | --- | --- |
+| 12,345 | 164 | 18 |
 
 ## Data
 

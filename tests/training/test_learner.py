@@ -147,6 +147,8 @@ def test_a_regression_learns_standard_values_and_serves_the_labels_unit(
     spec, recipe = spec_of(backbone, "head", REGRESSION), Recipe(task="stsb", method="head")
     plain = start(backbone, spec, recipe)
     scaled = start(backbone, spec, recipe, target_scale=(2.5, 1.5))
+    disturb(plain)
+    disturb(scaled)
     for raw, value in zip(logits_of(plain), logits_of(scaled), strict=True):
         torch.testing.assert_close(value, raw * 1.5 + 2.5)
 

@@ -425,6 +425,18 @@ def test_weights_decay_and_biases_and_gates_do_not(start: Start) -> None:
         assert torch.equal(after[name], before[name])
 
 
+def test_a_weights_first_step_is_its_own_rate_times_the_schedule(start: Start) -> None:
+    """Adam divides the first gradient by its own size; biases do not decay."""
+    recipe = RECIPE.model_copy(update={"warmup_share": 0.1, "head_rate": 0.02})
+    run = start(recipe)
+    names = {"head.out.bias": 0.02, "bottleneck.up.bias": 0.01, "prefix.gate.bias": 0.001}
+    before = {name: run.learner.weights[name].detach().clone() for name in names}
+    run.interrupt_at(1, is_saved=False)
+    for name, rate in names.items():
+        moved = (run.learner.weights[name].detach() - before[name]).abs().max()
+        assert float(moved) == pytest.approx(rate * 0.001 / 0.101, rel=1e-2)
+
+
 def test_gradients_are_clipped_as_one_vector(start: Start) -> None:
     run = start(RECIPE.model_copy(update={"max_gradient_norm": 0.01}))
     norms: list[float] = []

@@ -105,6 +105,7 @@ def test_a_correlation_with_constants_is_zero(gold: list[float], got: list[float
         ("the", ("man",), 0, 0),
         ("", ("man",), 0, 0),
         ("the red red man", ("red man",), 0, 100 * 2 * (2 / 3) * 1 / (2 / 3 + 1)),
+        ("red red man", ("red red house",), 0, 100 * 2 * 2 / (3 + 3)),  # twice counts twice
         ("old river city", ("the city of the river", "sea"), 0, 100 * 2 * 2 / (3 + 3)),
         ("green", ("blue", "the green house", "Green"), 100, 100),
     ],
