@@ -1,6 +1,6 @@
 """The forward pass of one adapter over one row, slow and plain: every engine is tested against it.
 
-It follows section 3 ("The maths") of the design step by step and shares no code with the engine.
+It follows section 3 ("The maths") of docs/architecture.md step by step and shares no code with the engine.
 One unpadded row, float64, no batching, no masks, no fusing. It knows no heads.
 
 Sources: Mao et al. 2022 (UniPELT, arXiv 2110.07577, section 3) for the gates and their union,
@@ -52,7 +52,7 @@ def reference_hidden_states(
 
     ``backbone`` has Hugging Face names without the model prefix
     (``encoder.layer.0.attention.self.query.weight``), ``tensors`` those of ``upt_zoo.layout``.
-    Steps 1 to 7 of the design; a row without ``type_ids`` is all of type 0.
+    Steps 1 to 7; a row without ``type_ids`` is all of type 0.
     """
     row = _Row(
         backbone={name: tensor.double() for name, tensor in backbone.items()},

@@ -25,8 +25,8 @@ from upt_zoo.nn.forward import forward
 from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec
 
-# attention in buckets of 8 tokens and products over multiples of 64 tokens: few distinct shapes,
-# so that oneDNN compiles few kernels (docs/decisions/002-one-code-path.md)
+# attention in one padded bucket a group and products over multiples of 64 tokens: few distinct
+# shapes, so that oneDNN compiles few kernels (docs/decisions/002-one-code-path.md)
 _BUCKET_MULTIPLE, _TOKEN_MULTIPLE = 512, 64
 _ADAM_BETAS = (0.9, 0.98)
 _CHECKPOINT_EVERY_S = 60.0
