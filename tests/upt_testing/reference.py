@@ -1,7 +1,7 @@
 """The forward pass of one adapter over one row, slow and plain: every engine is tested against it.
 
-It follows section 3 ("The maths") of docs/architecture.md step by step and shares no code with the engine.
-One unpadded row, float64, no batching, no masks, no fusing. It knows no heads.
+It follows section 3 ("The maths") of docs/architecture.md step by step and shares no code with the
+engine. One unpadded row, float64, no batching, no masks, no fusing. It knows no heads.
 
 Sources: Mao et al. 2022 (UniPELT, arXiv 2110.07577, section 3) for the gates and their union,
 Hu et al. 2021 (LoRA, arXiv 2106.09685), Li and Liang 2021 (prefix tuning, arXiv 2101.00190),
