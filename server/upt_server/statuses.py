@@ -44,6 +44,7 @@ _KINDS: dict[StatusCode, type[Exception]] = {
 }
 DETAILS_KEY = "grpc-status-details-bin"
 _DOMAIN = "upt"
+_TOO_LARGE = "larger than max"  # in gRPC's own words
 _FAULT = "a fault of the server; its log says more"
 # clients refuse trailers of more than 8 KiB; the message is in them three times, once escaped
 _MAX_MESSAGE_BYTES = 1000
@@ -90,8 +91,11 @@ def details_of(error: BaseException) -> bytes:
 def error_of(code: StatusCode, message: str, details: bytes) -> Exception:
     """Turn a status back into the error that the server raised, else the nearest one.
 
-    ``details`` may be empty: statuses that gRPC itself gives have none.
+    ``details`` may be empty: statuses that gRPC itself gives have none. It refuses a message that
+    is too large with the code of a full queue, but trying again does not help there.
     """
+    if code is StatusCode.RESOURCE_EXHAUSTED and not details and _TOO_LARGE in message:
+        return InvalidInput(f"{message}; send fewer inputs a call")
     status = status_pb2.Status.FromString(details)
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in status.details:

@@ -16,6 +16,7 @@ from upt_zoo.answers import LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import (
     AdapterNotFound,
+    InvalidInput,
     InvalidReference,
     InvalidText,
     Overloaded,
@@ -193,3 +194,10 @@ async def test_a_fault_of_the_server_is_an_error_of_upt(faked: Served, fake: Fak
 def test_the_client_needs_no_torch() -> None:
     code = "import sys, upt_server.client; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_a_message_too_large_for_grpc_is_no_reason_to_try_again(faked: Served) -> None:
+    inputs = [("sst2", ["x" * 100_000])] * 50
+    async with AsyncClient(faked.target) as client:
+        with pytest.raises(InvalidInput, match="send fewer inputs"):
+            await client.predict_many(inputs)
