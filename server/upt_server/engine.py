@@ -70,7 +70,7 @@ class Engine:
     ) -> None:
         self._backbone_digest, self._precision = backbone_digest, precision
         self._tokenizer, self._residency, self._batcher = tokenizer, residency, batcher
-        self._limits = limits
+        self.limits = limits
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="upt-text")
         self.gate = Gate()
 
@@ -95,9 +95,9 @@ class Engine:
             UptError: as ``inputs``, ``Residency.acquire`` and ``Batcher.compute`` say; a note on
                 the error names the input.
         """
-        check_sizes(inputs, self._limits)
-        limit_s = self._limits.timeout_s if timeout_s is None else timeout_s
-        limit_s = min(limit_s, self._limits.timeout_s)
+        check_sizes(inputs, self.limits)
+        limit_s = self.limits.timeout_s if timeout_s is None else timeout_s
+        limit_s = min(limit_s, self.limits.timeout_s)
         with self.gate.passage(), ExitStack() as leases:
             try:
                 async with asyncio.timeout(limit_s):

@@ -39,6 +39,16 @@ def at_input(index: int) -> Iterator[None]:
         raise located from error
 
 
+def check_count(count: int, limits: Limits) -> None:
+    """Check how many inputs a call has, before any of them is read.
+
+    Raises:
+        InvalidInput: none, or too many.
+    """
+    if not 0 < count <= limits.max_inputs:
+        raise InvalidInput(f"expected 1 to {limits.max_inputs} inputs a call, got {count}")
+
+
 def check_sizes(inputs: Sequence[Input], limits: Limits) -> None:
     """Check what can be checked before anything is loaded or tokenised.
 
@@ -46,8 +56,7 @@ def check_sizes(inputs: Sequence[Input], limits: Limits) -> None:
         InvalidInput: no inputs, or too many.
         InvalidText: an input is too long.
     """
-    if not 0 < len(inputs) <= limits.max_inputs:
-        raise InvalidInput(f"expected 1 to {limits.max_inputs} inputs a call, got {len(inputs)}")
+    check_count(len(inputs), limits)
     for index, item in enumerate(inputs):
         chars = sum(map(len, (*item.texts, *item.fields.values())))
         if chars > limits.max_input_chars:

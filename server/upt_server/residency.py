@@ -15,7 +15,7 @@ import torch
 
 from upt_server.resolver import Resolver
 from upt_zoo.backbone import Backbone
-from upt_zoo.errors import Overloaded, WrongBackbone
+from upt_zoo.errors import InvalidSpec, Overloaded, WrongBackbone
 from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.references import Reference
 from upt_zoo.store import Store, StoredAdapter
@@ -87,7 +87,7 @@ class Residency:
         self._slots: OrderedDict[str, _Slot] = OrderedDict()  # by digest, last used last
         self._pins: list[Lease] = []
         self._threads = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="upt-load")
-        self.resolver = Resolver(store, self._threads)
+        self.resolver = Resolver(store, backbone.identity.digest, self._threads)
 
     async def acquire(self, reference: Reference) -> Lease:
         """Lease an adapter, loading it if need be; concurrent callers share one load.
@@ -95,7 +95,8 @@ class Residency:
         Raises:
             AdapterNotFound: no such name, tag or digest.
             Corrupt: its bytes do not match their digest, its format or its spec.
-            Overloaded: everything in memory is in use, and there is no room for it.
+            InvalidSpec: it is larger than all the memory for adapters.
+        Overloaded: everything in memory is in use, and there is no room for it.
             WrongBackbone: it was trained on another backbone, or for longer rows than this takes.
         """
         stored = await self.resolver.resolve(reference)
@@ -150,18 +151,24 @@ class Residency:
         return prepare(spec, tensors, dtype=self._dtype)
 
     def _make_room(self, stored: StoredAdapter, size_bytes: int) -> None:
+        if size_bytes > self._limit_bytes:
+            raise InvalidSpec(
+                f"{stored.reference} takes {size_bytes} bytes, this server has "
+                f"{self._limit_bytes} for all adapters; give it more memory for adapters"
+            )
         room = self._limit_bytes - sum(slot.size_bytes for slot in self._slots.values())
-        evictable = [digest for digest, slot in self._slots.items() if slot.is_evictable]
-        for digest in evictable:
-            if room >= size_bytes:
-                break
-            room += self._slots.pop(digest).size_bytes
-            self._observer.adapter_evicted(self._count())
-        if room < size_bytes:
+        evictable = {digest: slot for digest, slot in self._slots.items() if slot.is_evictable}
+        if room + sum(slot.size_bytes for slot in evictable.values()) < size_bytes:
             raise Overloaded(
                 f"no room for {stored.reference} ({size_bytes} bytes): all other adapters of the "
                 f"{self._limit_bytes} bytes for adapters are in use"
             )
+        for digest, slot in evictable.items():
+            if room >= size_bytes:
+                break
+            del self._slots[digest]
+            room += slot.size_bytes
+            self._observer.adapter_evicted(self._count())
 
     def _count(self) -> int:
         return sum(slot.size_bytes > 0 for slot in self._slots.values())
@@ -172,6 +179,13 @@ class Residency:
             raise WrongBackbone(
                 f"{stored.reference} belongs to the backbone {wanted.hub_id} ({wanted.digest}), "
                 f"this server runs {here.hub_id} ({here.digest})"
+            )
+        sizes = ("family", "layers", "hidden", "heads", "intermediate")
+        wrong = [name for name in sizes if getattr(wanted, name) != getattr(here, name)]
+        if wrong:  # the digest is right, so the spec lies
+            raise WrongBackbone(
+                f"{stored.reference} has the digest of {here.hub_id}, but another "
+                f"{' and '.join(wrong)}"
             )
         if stored.spec.task.max_tokens > self._backbone.config.max_tokens:
             raise WrongBackbone(

@@ -2,6 +2,7 @@
 
 from asyncio import get_running_loop
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from upt_zoo.errors import InvalidReference
 from upt_zoo.references import Reference
@@ -13,11 +14,13 @@ _Stamp = tuple[int, int, int]
 class Resolver:
     """Resolves references, with a memory that ends when the store's index is replaced.
 
-    So a bare name follows newly published versions without a restart. ``threads`` does the reading.
+    So a bare name follows newly published versions for this backbone without a restart.
+    ``threads`` does the reading.
     """
 
-    def __init__(self, store: Store, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, store: Store, backbone_digest: str, threads: ThreadPoolExecutor) -> None:
         self._store, self._threads = store, threads
+        self._resolve = partial(store.resolve, backbone=backbone_digest)
         self._index_file = store.root / "index.json"
         self._stamp: _Stamp | None = None
         self._known: dict[Reference, StoredAdapter] = {}
@@ -41,7 +44,7 @@ class Resolver:
         stored = known.get(reference)
         if stored is None:
             stored = await get_running_loop().run_in_executor(
-                self._threads, self._store.resolve, reference
+                self._threads, self._resolve, reference
             )
             known[reference] = stored
         return stored

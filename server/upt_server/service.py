@@ -12,6 +12,7 @@ from upt_protos.v1 import inference_pb2 as pb
 from upt_protos.v1 import inference_pb2_grpc
 from upt_server import statuses, wire
 from upt_server.engine import Engine
+from upt_server.inputs import check_count
 from upt_server.metrics import Metrics
 from upt_zoo.references import Reference
 
@@ -30,14 +31,16 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         """Answer every input of the call."""
         async with _statuses(context):
             try:
+                check_count(len(request.inputs), self._engine.limits)  # reading costs the loop
                 prediction = await self._engine.predict(
                     wire.read_inputs(request), timeout_s=context.time_remaining()
                 )
             except (Exception, asyncio.CancelledError) as error:
-                self._metrics.call_failed(_names(request), statuses.code_of(error))
+                names = _names(request, self._engine.limits.max_inputs)
+                self._metrics.call_failed(names, statuses.code_of(error))
                 raise
-        self._metrics.call_answered(prediction)
-        return wire.write_prediction(prediction)
+            self._metrics.call_answered(prediction)
+            return wire.write_prediction(prediction)
 
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: _Context
@@ -45,13 +48,13 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         """Describe every version in the store."""
         async with _statuses(context):
             descriptions = await self._engine.describe_all()
-        return pb.ListAdaptersResponse(adapters=map(wire.write_adapter, descriptions))
+            return pb.ListAdaptersResponse(adapters=map(wire.write_adapter, descriptions))
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: _Context) -> pb.Adapter:
         """Describe one adapter."""
         async with _statuses(context):
             description = await self._engine.describe(Reference.parse(request.adapter))
-        return wire.write_adapter(description)
+            return wire.write_adapter(description)
 
 
 @asynccontextmanager
@@ -67,6 +70,6 @@ async def _statuses(context: _Context) -> AsyncIterator[None]:
         await context.abort(code, statuses.message_of(error), details)
 
 
-def _names(request: pb.PredictRequest) -> list[str]:
-    """Return the adapters' names, for metrics, of references that need not even parse."""
-    return [item.adapter.partition("@")[0].partition(":")[0] for item in request.inputs]
+def _names(request: pb.PredictRequest, most: int) -> list[str]:
+    """Return the first adapters' names, for metrics, of references that need not even parse."""
+    return [item.adapter.partition("@")[0].partition(":")[0] for item in request.inputs[:most]]

@@ -15,9 +15,9 @@ from upt_server.results import (
     Timings,
 )
 from upt_zoo.answers import Answer, LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
-from upt_zoo.errors import Corrupt
+from upt_zoo.errors import Corrupt, InvalidText
 from upt_zoo.references import Reference
-from upt_zoo.spec import HeadKind
+from upt_zoo.spec import MAX_FIELDS, HeadKind
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -39,11 +39,14 @@ def read_inputs(request: pb.PredictRequest) -> list[Input]:
 
     Raises:
         InvalidReference: an adapter reference does not parse.
+        InvalidText: an input has more texts than any task has fields.
     """
     inputs = []
     for index, message in enumerate(request.inputs):
         with at_input(index):
             adapter = Reference.parse(message.adapter)
+            if len(message.texts) > MAX_FIELDS:
+                raise InvalidText(f"a task takes 1 or {MAX_FIELDS} texts, got {len(message.texts)}")
         inputs.append(
             Input(adapter=adapter, texts=tuple(message.texts), fields=dict(message.fields))
         )

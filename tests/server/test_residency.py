@@ -15,6 +15,7 @@ from upt_zoo.errors import (
     AdapterNotFound,
     Corrupt,
     InvalidReference,
+    InvalidSpec,
     Overloaded,
     WrongBackbone,
 )
@@ -175,9 +176,9 @@ async def test_an_unchanged_store_is_asked_once(make: Make, store: Store) -> Non
     asked = []
 
     class CountingStore(Store):
-        def resolve(self, reference: Reference) -> StoredAdapter:
+        def resolve(self, reference: Reference, *, backbone: str | None = None) -> StoredAdapter:
             asked.append(reference)
-            return super().resolve(reference)
+            return super().resolve(reference, backbone=backbone)
 
     residency = make(CountingStore(store.root))
     for _ in range(3):
@@ -208,6 +209,38 @@ async def test_another_backbone_is_refused_before_anything_is_loaded(
     with pytest.raises(WrongBackbone, match=r"upt/tiny-roberta-5.*upt/tiny-bert-0"):
         await make().acquire(ref("foreign"))
     assert events.loaded == 0
+
+
+async def test_a_bare_name_means_the_newest_version_for_this_backbone(
+    make: Make, store: Store, tmp_path: Path
+) -> None:
+    other = write_tiny_backbone(tmp_path / "other", "roberta", seed=5)
+    Publisher(store=store, backbone=other)("sst2", version="1.1.0")
+    residency = make()
+    with await residency.acquire(ref("sst2")) as lease:
+        assert lease.stored.version == "1.0.0"
+    with pytest.raises(WrongBackbone):
+        await residency.acquire(ref("sst2:1.1.0"))
+
+
+@pytest.mark.parametrize("size", ["layers", "heads", "intermediate"])
+async def test_a_spec_that_lies_about_its_backbone_is_refused(
+    make: Make, store: Store, backbone: Backbone, events: Events, size: str
+) -> None:
+    identity = backbone.identity
+    lie = identity.model_copy(update={size: getattr(identity, size) // 2})
+    spec = tiny_spec(backbone=lie, name="liar")
+    store.publish(spec, random_tensors(spec, 0), "")
+    with pytest.raises(WrongBackbone, match=f"another {size}"):
+        await make().acquire(ref("liar"))
+    assert events.loaded == 0
+
+
+async def test_an_adapter_larger_than_the_memory_evicts_nobody(make: Make, events: Events) -> None:
+    size = await size_of(make(), "sst2")
+    with pytest.raises(InvalidSpec, match="more memory for adapters"):
+        await make(limit_bytes=size - 1).acquire(ref("sst2"))
+    assert events.evicted == 0
 
 
 async def test_rows_longer_than_the_backbone_are_refused(

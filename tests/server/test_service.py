@@ -257,6 +257,20 @@ async def test_too_few_and_too_many_inputs_are_refused(ask: Asker, count: int) -
     assert "1 to 8 inputs" in (error.details() or "")
 
 
+async def test_inputs_beyond_the_limit_are_counted_but_not_read(ask: Asker) -> None:
+    error = await ask.refusal(*[pb.Input(adapter="not a reference")] * 5000)
+    assert error.code() is StatusCode.INVALID_ARGUMENT
+    assert "expected 1 to 8 inputs a call, got 5000" in (error.details() or "")
+    labels = 'adapter="other",code="INVALID_ARGUMENT",task="other"'
+    assert f"upt_requests_total{{{labels}}} 8.0" in ask.served.metrics.text().decode()
+
+
+async def test_more_texts_than_any_task_has_fields_are_refused(ask: Asker) -> None:
+    error = await ask.refusal(pb.Input(adapter="sst2", texts=[""] * 100_000))
+    assert error.code() is StatusCode.INVALID_ARGUMENT
+    assert "inputs[0]: a task takes 1 or 2 texts, got 100000" in (error.details() or "")
+
+
 async def test_an_adapter_of_another_backbone_is_a_failed_precondition(
     ask: Asker, store: Store, tmp_path: Path
 ) -> None:

@@ -276,6 +276,18 @@ def test_a_damaged_blob_is_found_and_mended_by_pulling_again(
     home.verify(stored)
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_blob_or_index_that_is_no_regular_file_neither_hangs_nor_fills_the_memory(
+    store: Store, make: Callable[[Path], None]
+) -> None:
+    stored = publish(store)
+    for path in (blob_path(store, stored.manifest.tensors.digest), store.root / "index.json"):
+        path.unlink()
+        make(path)
+        with pytest.raises(Corrupt, match="regular file"):
+            store.verify(store.resolve(Reference(name=stored.name)))
+
+
 def test_a_damaged_index_is_corrupt_and_is_not_overwritten(store: Store) -> None:
     publish(store)
     (store.root / "index.json").write_bytes(b"{")

@@ -1,6 +1,7 @@
 import json
 import struct
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,12 +13,17 @@ from hypothesis.extra import numpy as arrays
 from upt_zoo.errors import Corrupt, InvalidInput
 from upt_zoo.tensors import Array, read_tensors, write_tensors
 
+WIDTHS: list[Literal[16, 32]] = [16, 32]
+finite_arrays = st.sampled_from(WIDTHS).flatmap(
+    lambda width: arrays.arrays(
+        dtype=np.dtype(f"f{width // 8}"),
+        shape=arrays.array_shapes(min_dims=0, max_dims=4, max_side=4),
+        elements=st.floats(width=width, allow_nan=False, allow_infinity=False),
+    )
+)
 tensor_maps = st.dictionaries(
     st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__"),
-    arrays.arrays(
-        dtype=st.sampled_from([np.float16, np.float32]),
-        shape=arrays.array_shapes(min_dims=0, max_dims=4, max_side=4),
-    ),
+    finite_arrays,
     max_size=5,
 ).filter(lambda tensors: all(_is_utf8(name) for name in tensors))
 
@@ -81,6 +87,15 @@ def test_arrays_are_writable_and_independent_of_the_file(tmp_path: Path) -> None
 def test_the_free_text_metadata_of_other_writers_is_ignored() -> None:
     data = safetensors.numpy.save({"a": np.ones(2, dtype=np.float32)}, metadata={"made by": "x"})
     assert list(read_tensors(data)) == ["a"]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_neither_written_nor_read(number: float) -> None:
+    tensors = {"a": np.array([1, number], dtype=np.float32)}
+    with pytest.raises(InvalidInput, match="tensor a: expected finite"):
+        write_tensors(tensors)
+    with pytest.raises(Corrupt, match="tensor a: expected finite"):
+        read_tensors(safetensors.numpy.save(tensors))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int32])

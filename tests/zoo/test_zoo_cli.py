@@ -212,8 +212,7 @@ def test_an_error_is_one_clear_line_on_stderr(
 
 
 def test_a_refusal_of_the_operating_system_has_its_own_code(run: Run, home: Store) -> None:
-    home.root.mkdir()
-    (home.root / "index.json").mkdir()
+    home.root.write_text("a file in the place of a directory")
     result = run("ls")
     assert result.code == 74
     assert "index.json" in result.stderr

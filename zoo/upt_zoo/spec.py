@@ -18,7 +18,8 @@ Activation = Literal["relu", "gelu", "silu", "tanh"]
 HeadKind = Literal["classification", "multi_label", "regression", "span"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$", max_length=128)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, le=2**31 - 1)]  # what every language can count
+MAX_FIELDS = 2
 
 
 class _Frozen(BaseModel):
@@ -134,8 +135,8 @@ class TaskInput(_Frozen):
     """
 
     name: Name
-    fields: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=2)]
-    max_tokens: Annotated[int, Field(ge=8)]
+    fields: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=MAX_FIELDS)]
+    max_tokens: Annotated[int, Field(ge=8, le=2**31 - 1)]
     stride: Count | None = None
     metric: str
     description: str = ""
@@ -172,9 +173,9 @@ class Lineage(_Frozen):
     code_version: str
     precision: Literal["fp32", "bf16"]
     metrics: dict[str, float]
-    trained_parameters: Annotated[int, Field(ge=0)]
-    served_parameters: Annotated[int, Field(ge=0)]
-    head_parameters: Annotated[int, Field(ge=0)]
+    trained_parameters: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    served_parameters: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    head_parameters: Annotated[int, Field(ge=0, le=2**63 - 1)]
     licence: str = "Apache-2.0"
     backbone_overlap: str | None = None
 

@@ -16,6 +16,7 @@ Source: OCI image specification 1.1, image-layout.md.
 import difflib
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ from upt_zoo.spec import AdapterSpec
 from upt_zoo.tensors import Array, read_tensors, write_tensors
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_MAX_INDEX_BYTES = 256 * 1024 * 1024  # half a million versions
 _LOCK_TIMEOUT_S = 60.0
 _LOCK_POLL_S = 0.02
 _COMPARISON_ONLY = {
@@ -137,10 +139,12 @@ class Store:
         with self._writing():
             return self._add(manifest, (other._read_blob(blob) for blob in stored.manifest.blobs))
 
-    def resolve(self, reference: Reference) -> StoredAdapter:
+    def resolve(self, reference: Reference, *, backbone: str | None = None) -> StoredAdapter:
         """Find the version that is meant: by tag, by digest, else the newest.
 
-        The remote of the reference is not looked at: whoever chose this store has done so.
+        With ``backbone``, a digest, a bare name means the newest version for that backbone; if
+        there is none, the newest. The remote of the reference is not looked at: whoever chose this
+        store has done so.
 
         Raises:
             AdapterNotFound: no such name, tag or digest.
@@ -156,12 +160,15 @@ class Store:
             raise self._not_found(reference, digests)
         if reference.digest not in (None, digests[version]):
             raise Corrupt(f"{reference}: expected that digest, got {digests[version]}")
-        stored = self._open(digests[version])
-        if (stored.name, stored.version) != (reference.name, version):
-            raise Corrupt(
-                f"the index says {reference.name}:{version}, its manifest {stored.reference}"
-            )
-        return stored
+        stored = self._open_as(reference.name, version, digests[version])
+        if backbone is None or reference.tag is not None or reference.digest is not None:
+            return stored
+        candidates = (
+            self._open_as(reference.name, older, digests[older])
+            for older in sorted(digests, key=version_order, reverse=True)
+        )
+        fitting = (each for each in candidates if each.spec.backbone.digest == backbone)
+        return next(fitting, stored)
 
     def list(self) -> tuple[Reference, ...]:
         """Return every version with its digest, by name, then from oldest to newest version."""
@@ -210,11 +217,17 @@ class Store:
 
     def _index(self) -> Index:
         try:
-            return Index.from_json((self.root / "index.json").read_bytes())
+            return Index.from_json(_read_file(self.root / "index.json", _MAX_INDEX_BYTES))
         except FileNotFoundError:
             return Index()
         except Corrupt as error:
             raise Corrupt(f"{self.root / 'index.json'}: {error}") from error
+
+    def _open_as(self, name: str, version: str, digest: str) -> StoredAdapter:
+        stored = self._open(digest)
+        if (stored.name, stored.version) != (name, version):
+            raise Corrupt(f"the index says {name}:{version}, its manifest {stored.reference}")
+        return stored
 
     def _open(self, digest: str) -> StoredAdapter:
         manifest = Manifest.from_json(self._read(digest, MAX_MANIFEST_BYTES))
@@ -233,11 +246,10 @@ class Store:
     def _read(self, digest: str, max_bytes: int) -> bytes:
         path = self._blob(digest)
         try:
-            is_too_long = path.stat().st_size > max_bytes
-            data = b"" if is_too_long else path.read_bytes()
+            data = _read_file(path, max_bytes)
         except FileNotFoundError as error:
             raise Corrupt(f"{path} is missing; pull or publish the adapter again") from error
-        if is_too_long or digest_of(data) != digest:
+        if len(data) > max_bytes or digest_of(data) != digest:
             raise Corrupt(
                 f"{path}: expected at most {max_bytes} bytes with the digest of its name, got "
                 f"others; pull or publish the adapter again"
@@ -323,6 +335,19 @@ def _acquire(lock: int, root: Path) -> None:
             time.sleep(_LOCK_POLL_S)
         else:
             return
+
+
+def _read_file(path: Path, max_bytes: int) -> bytes:
+    """Read at most one byte more than ``max_bytes`` of a regular file, whatever it says it is.
+
+    The directory may be somebody else's: a pipe would hang and a device would never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Corrupt(f"{path}: expected a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(max_bytes + 1)
 
 
 def _replace(path: Path, data: bytes) -> None:

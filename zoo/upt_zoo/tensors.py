@@ -59,20 +59,21 @@ def read_tensors(source: bytes | Path) -> dict[str, Array]:
     No length that the file states is believed before it was compared with the file's own length.
 
     Raises:
-        Corrupt: the bytes do not follow the format, or hold another type than float16, float32.
+        Corrupt: the bytes do not follow the format, hold another type than float16 and float32, or
+            a number that is not finite.
     """
     data = memoryview(source.read_bytes() if isinstance(source, Path) else source)
     start = _data_start(data)
     entries = _parse_header(bytes(data[8:start]))
     _check_coverage(entries, len(data) - start)
-    return {name: _tensor(entry, data[start:]) for name, entry in sorted(entries.items())}
+    return {name: _tensor(name, entry, data[start:]) for name, entry in sorted(entries.items())}
 
 
 def write_tensors(tensors: Mapping[str, Array]) -> bytes:
     """Serialise; the order of the mapping and the memory layout of the arrays do not matter.
 
     Raises:
-        InvalidInput: a tensor is neither float16 nor float32.
+        InvalidInput: a tensor is neither float16 nor float32, or a number is not finite.
     """
     entries: dict[str, dict[str, object]] = {}
     parts: list[bytes] = []
@@ -83,6 +84,8 @@ def write_tensors(tensors: Mapping[str, Array]) -> bytes:
             raise InvalidInput(
                 f"tensor {name}: expected float16 or float32, got {tensor.dtype}; convert it"
             )
+        if not np.isfinite(tensor).all():
+            raise InvalidInput(f"tensor {name}: expected finite numbers; train it again")
         data = tensor.astype(_DTYPES[dtype]).tobytes()
         entries[name] = {
             "dtype": dtype,
@@ -125,8 +128,10 @@ def _check_coverage(entries: Mapping[str, _TensorEntry], size_bytes: int) -> Non
         raise Corrupt(f"tensors: expected {position} bytes of data, got {size_bytes}")
 
 
-def _tensor(entry: _TensorEntry, data: memoryview) -> Array:
+def _tensor(name: str, entry: _TensorEntry, data: memoryview) -> Array:
     first, last = entry.data_offsets
     stored = np.frombuffer(data[first:last], dtype=_DTYPES[entry.dtype])
     tensor: Array = stored.reshape(entry.shape).copy()
+    if not np.isfinite(tensor).all():
+        raise Corrupt(f"tensor {name}: expected finite numbers")
     return tensor

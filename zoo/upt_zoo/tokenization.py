@@ -57,9 +57,11 @@ class Tokenizer:
                 f"got {len(texts)} texts"
             )
         try:
-            whole = _Whole(self._tokenizer.encode(texts[0], texts[1] if len(texts) > 1 else None))
+            # a batch of one: encode() would hold the interpreter's lock, for 100 ms if it is long
+            (encoding,) = self._tokenizer.encode_batch([texts if len(texts) > 1 else texts[0]])
         except TypeError as error:  # the library takes what UTF-8 can hold
             raise InvalidText(f"task {task.name}: a text holds half a surrogate pair") from error
+        whole = _Whole(encoding)
         room = task.max_tokens - self._specials[len(texts) == 2]
         if is_span:
             return whole.windows(room, task.stride or room // 3)
