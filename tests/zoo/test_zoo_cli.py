@@ -212,7 +212,8 @@ def test_an_error_is_one_clear_line_on_stderr(
 
 
 def test_a_refusal_of_the_operating_system_has_its_own_code(run: Run, home: Store) -> None:
-    home.root.write_text("a file in the place of a directory")
+    home.root.mkdir()
+    (home.root / "index.json").symlink_to("index.json")
     result = run("ls")
     assert result.code == 74
     assert "index.json" in result.stderr
