@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-import upt_zoo.cli
 import upt_zoo.manifest
 import upt_zoo.spec
+import upt_zoo.terminal
 from upt_server.inputs import Limits
 from upt_server.metrics import Metrics
 from upt_server.results import BatchFacts
@@ -274,8 +274,8 @@ def test_the_documented_errors_are_those_of_the_statuses() -> None:
 def test_the_documented_exit_codes_are_those_of_the_command_line() -> None:
     rows = table(read("docs/zoo.md"), "## Exit codes")
     documented = {int(number): codes(error) for number, error, _ in rows}
-    expected = {number: [kind.__name__] for kind, number in upt_zoo.cli.EXIT_CODES.items()}
-    assert documented == {0: [], 2: [], upt_zoo.cli.UNEXPECTED: [], **expected}
+    expected = {number: [kind.__name__] for kind, number in upt_zoo.terminal.EXIT_CODES.items()}
+    assert documented == {0: [], 2: [], upt_zoo.terminal.UNEXPECTED: [], **expected}
 
 
 def test_the_documented_metrics_are_those_of_the_server() -> None:

@@ -1,22 +1,23 @@
 """The command ``upt-server``: data on stdout, messages on stderr, one line for an error.
 
-Exit codes are those of ``upt_zoo.cli``; no answer in time counts as unavailable. Only this module
-reads the environment (``UPT_ZOO_HOME``) and sets up logging. Everything beyond typer is imported
-inside the commands, which keeps ``--help`` fast.
+Exit codes are those of ``upt_zoo.terminal``; no answer in time counts as unavailable. Only this
+module reads the environment (``UPT_ZOO_HOME``), sets it, and sets up logging. Everything beyond
+typer is imported inside the commands, which keeps ``--help`` fast.
 """
 
 import json
 import logging
+import os
 import sys
-import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upt_zoo.cli import AsJson, Home, exit_code
-from upt_zoo.errors import Unavailable, UptError
+from upt_zoo.cli import AsJson, Home
+from upt_zoo.errors import Unavailable
+from upt_zoo.terminal import print_table, run_command
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -42,13 +43,9 @@ Adapter = Annotated[str, typer.Argument(metavar="REF", help="name[:version][@dig
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    try:
-        app()
-    except Exception as error:  # noqa: BLE001 - the edge: every error becomes one line and a code
-        typer.echo(f"upt-server: {_message(error)}", err=True)
-        if sys.flags.dev_mode:
-            traceback.print_exception(error)
-        sys.exit(exit_code(error))
+    # threads of the tokenizer would take the cores from the runner
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    run_command(app, "upt-server")
 
 
 @app.command()
@@ -147,7 +144,7 @@ def list_adapters(server: Target = "127.0.0.1:8001", as_json: AsJson = False) ->
     if as_json:
         _print_json(ListAdaptersResponse(adapters=map(wire.write_adapter, adapters)))
         return
-    _print_table(
+    print_table(
         ("adapter", "fields", "labels", "in memory"),
         (
             (
@@ -173,16 +170,6 @@ def _asking(server: str) -> "Iterator[Client]":
         raise Unavailable(f"{server}: {error}") from error
 
 
-def _message(error: Exception) -> str:
-    """Say what went wrong in one line."""
-    if isinstance(error, UptError | OSError):
-        return " ".join(str(error).split())
-    return (
-        f"unexpected {type(error).__name__}, a fault of upt-server; please report it with the "
-        f"output under PYTHONDEVMODE=1"
-    )
-
-
 def _print_json(message: "Message") -> None:
     """Print a message of ``upt.v1`` in protobuf's own JSON, as other clients see it."""
     from google.protobuf.json_format import MessageToJson
@@ -200,7 +187,7 @@ def _print_json(message: "Message") -> None:
 def _print_prediction(prediction: "Prediction") -> None:
     (output,) = prediction.outputs
     timings, adapter = prediction.timings, output.adapter
-    _print_table(None, _answer_rows(output))
+    print_table(None, _answer_rows(output))
     cut = ", truncated" if output.is_truncated else ""
     typer.echo(
         f"{adapter.name}:{adapter.version}@{adapter.digest.removeprefix('sha256:')[:12]}, "
@@ -233,17 +220,6 @@ def _ranking(labels: Sequence[str], scores: Sequence[float]) -> list[tuple[str, 
 
 def _percent(score: float) -> str:
     return f"{100 * score:.1f} %"
-
-
-def _print_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*(header or ()), box=None, pad_edge=False, show_header=header is not None)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
 
 
 if __name__ == "__main__":

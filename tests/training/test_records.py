@@ -74,3 +74,12 @@ def test_a_record_is_written_whole_or_not_at_all(
 def test_an_unknown_key_makes_no_record(record: Record) -> None:
     with pytest.raises(ValidationError, match="colour"):
         Record.model_validate(record.model_dump() | {"colour": "red"})
+
+
+def test_an_automatic_precision_is_whatever_a_run_came_to(record: Record) -> None:
+    ran = RECIPE.model_copy(update={"precision": "fp32"})
+    record = record.model_copy(update={"recipe": ran})
+    assert record.is_of(ran)
+    assert record.is_of(RECIPE)
+    assert not record.is_of(RECIPE.model_copy(update={"precision": "bf16"}))
+    assert not record.is_of(RECIPE.model_copy(update={"epochs": RECIPE.epochs + 1}))

@@ -212,6 +212,38 @@ def test_what_has_a_record_is_skipped(shared: Desk) -> None:
     assert len(shared.store.list()) == 3
 
 
+def test_a_record_of_another_recipe_is_not_taken_for_this_one(shared: Desk, desk: Desk) -> None:
+    recipe = desk.write_recipe("sst2", adapter_rate=0.005)
+    result = desk.run("run", recipe, "--records", str(shared.root / "records"))
+    assert result.code == 73
+    assert "sst2-unipelt_prompt-seed1.json is of another recipe" in one_line(result)
+    assert desk.store.list() == ()
+
+
+def test_a_damaged_record_is_named(desk: Desk) -> None:
+    (desk.root / "sst2-unipelt_prompt-seed1.json").write_text("{}")
+    result = desk.run("run", desk.write_recipe("sst2"), "--records", str(desk.root))
+    assert result.code == 65
+    assert "sst2-unipelt_prompt-seed1.json is not a run record" in one_line(result)
+
+
+def test_a_run_can_leave_the_zoo_as_it_is(desk: Desk) -> None:
+    result = desk.run("run", desk.write_recipe("sst2", epochs=1), "--no-publish")
+    assert result.code == 0
+    assert result.stdout.startswith("not published\ndev/accuracy ")
+    assert desk.store.list() == ()
+
+
+def test_labels_in_another_order_are_not_compared_by_number(shared: Desk, desk: Desk) -> None:
+    stored = shared.store.resolve(Reference.parse("sst2"))
+    spec, tensors = shared.store.load(stored)
+    head = spec.head.model_copy(update={"labels": ("positive", "negative")})
+    desk.store.publish(spec.model_copy(update={"head": head}), tensors, "")
+    result = desk.run("evaluate", "sst2")
+    assert result.code == 64
+    assert "they cannot be compared" in one_line(result)
+
+
 def test_a_second_run_is_the_next_version_and_has_the_same_numbers(
     desk: Desk, shared: Desk
 ) -> None:
@@ -244,7 +276,7 @@ def test_full_fine_tuning_is_not_published_and_says_so(desk: Desk) -> None:
     result = desk.run("run", recipe, "--records", str(desk.root / "records"))
     assert result.code == 0
     first, metric = result.stdout.splitlines()
-    assert first == "not published: for comparison only"
+    assert first == "not published"
     assert metric.startswith("dev/accuracy ")
     assert desk.store.list() == ()
     record = (desk.root / "records" / "sst2-full-seed1.json").read_bytes()

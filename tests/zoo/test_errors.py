@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from upt_zoo import cli
+from upt_zoo import terminal
 from upt_zoo.errors import Overloaded, Unavailable, UptError
 
 
@@ -15,18 +15,24 @@ def _subclasses(kind: type[UptError]) -> Iterator[type[UptError]]:
 
 @pytest.mark.parametrize("kind", sorted(_subclasses(UptError), key=str))
 def test_every_error_has_an_exit_code_of_its_own_kind(kind: type[UptError]) -> None:
-    assert cli.exit_code(kind("why")) not in (0, 1, 2, cli.UNEXPECTED)
+    assert terminal.exit_code(kind("why")) not in (0, 1, 2, terminal.UNEXPECTED)
 
 
 def test_a_fault_of_ours_has_the_code_for_faults() -> None:
-    assert cli.exit_code(KeyError("x")) == cli.UNEXPECTED
+    assert terminal.exit_code(KeyError("x")) == terminal.UNEXPECTED
 
 
 def test_the_documented_exit_codes_are_those_of_the_table() -> None:
-    documented = {name: int(code) for code, name in re.findall(r"(\d\d)  (\w+)", cli.__doc__ or "")}
+    documented = {
+        name: int(code) for code, name in re.findall(r"(\d\d)  (\w+)", terminal.__doc__ or "")
+    }
     documented["OSError"] = documented.pop("the")
-    assert documented.pop("anything") == cli.UNEXPECTED
-    assert documented == {kind.__name__: code for kind, code in cli.EXIT_CODES.items()}
+    assert documented.pop("anything") == terminal.UNEXPECTED
+    assert documented == {kind.__name__: code for kind, code in terminal.EXIT_CODES.items()}
+
+
+def test_what_is_printed_cannot_drive_the_terminal() -> None:
+    assert terminal.printable("a\x1b]0;title\x07b\tc\nd") == "a]0;titlebc\nd"
 
 
 @pytest.mark.parametrize("kind", [Overloaded, Unavailable])

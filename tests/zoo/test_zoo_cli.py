@@ -19,7 +19,7 @@ from upt_testing.adapters import (
     random_tensors,
     tiny_spec,
 )
-from upt_zoo import catalogue, cli
+from upt_zoo import catalogue, cli, terminal
 from upt_zoo.spec import AdapterSpec
 from upt_zoo.store import Store, StoredAdapter
 
@@ -98,6 +98,23 @@ def test_ls_lists_every_version(run: Run, home: Store) -> None:
     assert "dev/accuracy 75.0" in lines[1]
     listed = json.loads(run("ls", "--json").stdout)
     assert [entry["digest"] for entry in listed] == [first.digest, second.digest]
+
+
+def test_ls_shows_whole_adapters_beside_damaged_ones(run: Run, home: Store) -> None:
+    damaged, whole = publish(home, seed=1), publish(home, seed=2)
+    blob = home.root / "blobs" / "sha256" / damaged.digest.removeprefix("sha256:")
+    blob.write_bytes(b"{}")
+    result = run("ls")
+    assert result.code == 65
+    _, first, *others = result.stdout.splitlines()
+    assert first.split()[:2] == [damaged.reference, "damaged"]
+    assert others[-1].split()[0] == whole.reference
+    result = run("ls", "--json")
+    assert result.code == 65
+    broken, listed = json.loads(result.stdout)
+    assert (broken["name"], broken["version"]) == (damaged.name, damaged.version)
+    assert blob.name in broken["damage"]
+    assert listed["digest"] == whole.digest
 
 
 def test_ls_of_nothing_is_empty_on_stdout(run: Run) -> None:
@@ -225,7 +242,7 @@ def test_a_fault_of_ours_tells_no_internals(run: Run, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Store, "list", fail)
     result = run("ls")
-    assert result.code == cli.UNEXPECTED
+    assert result.code == terminal.UNEXPECTED
     assert "unexpected KeyError" in result.stderr
     assert "secret" not in result.stderr
 
@@ -241,7 +258,7 @@ def test_a_fault_of_ours_shows_where_in_pythons_development_mode() -> None:
         check=False,
         text=True,
     )
-    assert result.returncode == cli.UNEXPECTED
+    assert result.returncode == terminal.UNEXPECTED
     assert "KeyError: 'details'" in result.stderr
 
 

@@ -1,23 +1,23 @@
 """The command ``upt-train``: results on stdout, progress on stderr, one line for an error.
 
-Exit codes are those of ``upt_zoo.cli``. Only this module reads the environment (``UPT_DATA_DIR``,
-``UPT_ZOO_HOME``) and sets it. Everything beyond typer is imported inside the commands, which keeps
-``--help`` fast.
+Exit codes are those of ``upt_zoo.terminal``. Only this module reads the environment
+(``UPT_DATA_DIR``, ``UPT_ZOO_HOME``) and sets it. Everything beyond typer is imported inside the
+commands, which keeps ``--help`` fast.
 """
 
 import hashlib
 import json
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upt_zoo.cli import AsJson, Home, exit_code
-from upt_zoo.errors import InvalidInput, InvalidReference, UptError
+from upt_zoo.cli import AsJson, Home
+from upt_zoo.errors import Conflict, InvalidInput, InvalidReference
+from upt_zoo.terminal import run_command
 
 if TYPE_CHECKING:
     from upt_training.experiment import Trained
@@ -50,13 +50,7 @@ def main() -> None:
     """Run the command line and exit with its code."""
     # oneDNN compiles a kernel a shape; its default memory of 1,024 is too short for an epoch
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
-    try:
-        app()
-    except Exception as error:  # noqa: BLE001 - the edge: every error becomes one line and a code
-        typer.echo(f"upt-train: {_message(error)}", err=True)
-        if sys.flags.dev_mode:
-            traceback.print_exception(error)
-        sys.exit(exit_code(error))
+    run_command(app, "upt-train")
 
 
 @app.command()
@@ -80,6 +74,9 @@ def run(
         Path | None,
         typer.Option(help="Folder of run records; what has one is skipped.", file_okay=False),
     ] = None,
+    no_publish: Annotated[
+        bool, typer.Option("--no-publish", help="Leave the zoo as it is; for comparisons.")
+    ] = False,
     data: DataFolder = None,
     home: Home = None,
     threads: Threads = None,
@@ -100,7 +97,7 @@ def run(
     for recipe in _recipes(recipes or [], task, changes):
         _run(
             recipe,
-            store=home_store(home),
+            store=None if no_publish else home_store(home),
             data=data,
             records=records,
             max_minutes=max_minutes,
@@ -141,6 +138,11 @@ def evaluate(
     splits = splits_in(known, folder=data)
     if not splits and split is None:
         raise InvalidInput(f"no dev file of {known.name}: set UPT_DATA_DIR or --data")
+    if stored.spec.head.labels != known.labels:
+        raise InvalidInput(
+            f"{stored.reference} has the labels {stored.spec.head.labels}, the files of "
+            f"{known.name} those of the catalogue, {known.labels}: they cannot be compared"
+        )
     rows = read_split(known, split or splits[0], folder=data)
     texts = [example.texts for example in rows.examples]
     answers = (
@@ -189,7 +191,7 @@ def _recipes(
 def _run(
     recipe: "Recipe",
     *,
-    store: "Store",
+    store: "Store | None",
     data: Path | None,
     records: Path | None,
     max_minutes: float | None,
@@ -199,10 +201,12 @@ def _run(
 ) -> None:
     from upt_training.experiment import Experiment
     from upt_training.progress import reporting
-    from upt_training.records import Record, record_file, write_record
+    from upt_training.records import Record, read_record, record_file, write_record
 
     file = record_file(records, recipe) if records else None
     if file is not None and file.exists():
+        if not read_record(file).is_of(recipe):
+            raise Conflict(f"{file} is of another recipe; name another folder of records")
         typer.echo(f"{file} exists: skipped", err=True)
         return
     _set_threads(threads)
@@ -226,12 +230,12 @@ def _run(
 
 
 def _publish(
-    store: "Store", recipe: "Recipe", trained: "Trained", version: str | None
+    store: "Store | None", recipe: "Recipe", trained: "Trained", version: str | None
 ) -> str | None:
-    """Publish; full fine-tuning has no adapter."""
+    """Publish, if there is a store; full fine-tuning has no adapter."""
     from upt_training.card import write_card
 
-    if recipe.method == "full":
+    if store is None or recipe.method == "full":
         return None
     card = write_card(
         trained.spec, train_rows=trained.train_rows, holdout_rows=trained.holdout_rows
@@ -241,7 +245,7 @@ def _publish(
 
 
 def _print_result(adapter: str | None, metrics: dict[str, float]) -> None:
-    typer.echo(f"published {adapter}" if adapter else "not published: for comparison only")
+    typer.echo(f"published {adapter}" if adapter else "not published")
     for name, value in metrics.items():
         typer.echo(f"{name} {value:.2f}")
 
@@ -300,16 +304,6 @@ def _set_threads(threads: int | None) -> None:
 
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-def _message(error: Exception) -> str:
-    """Say what went wrong in one line."""
-    if isinstance(error, UptError | OSError):
-        return " ".join(str(error).split())
-    return (
-        f"unexpected {type(error).__name__}, a fault of upt-train; please report it with the "
-        f"output under PYTHONDEVMODE=1"
-    )
 
 
 if __name__ == "__main__":

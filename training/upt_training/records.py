@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from upt_training.experiment import Trained
 from upt_training.recipe import Recipe
+from upt_zoo.errors import Corrupt
 from upt_zoo.spec import DataFile
 
 
@@ -84,6 +85,24 @@ class Record(BaseModel):
             adapter=adapter,
             machine=Machine.here(),
         )
+
+    def is_of(self, recipe: Recipe) -> bool:
+        """Tell whether this is what the recipe gives; ``auto`` is whatever precision it came to."""
+        auto = recipe.precision == "auto"
+        precision = self.recipe.precision if auto else recipe.precision
+        return self.recipe == recipe.model_copy(update={"precision": precision})
+
+
+def read_record(file: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        Corrupt: it is not one.
+    """
+    try:
+        return Record.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise Corrupt(f"{file} is not a run record: {error}") from error
 
 
 def record_file(directory: Path, recipe: Recipe) -> Path:

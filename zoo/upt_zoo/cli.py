@@ -1,35 +1,19 @@
 """The command ``upt-zoo``: data on stdout, messages on stderr, one line for an error.
 
-Exit codes (those of sysexits.h, 2 for a wrong command line):
-
-    0   done                                64  InvalidInput
-    65  Corrupt                             66  NotFound
-    69  Unavailable                         70  anything that is a fault of upt
-    73  Conflict                            74  the operating system refused (OSError)
-    75  Overloaded
-
-Only this module reads the environment (``UPT_ZOO_HOME``). Everything beyond typer is imported
-inside the commands, which keeps ``--help`` fast.
+Exit codes are those of ``upt_zoo.terminal``. Only this module reads the environment
+(``UPT_ZOO_HOME``). Everything beyond typer is imported inside the commands, which keeps ``--help``
+fast.
 """
 
 import json
-import sys
-import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upt_zoo.errors import (
-    Conflict,
-    Corrupt,
-    InvalidInput,
-    NotFound,
-    Overloaded,
-    Unavailable,
-    UptError,
-)
+from upt_zoo.errors import Corrupt
+from upt_zoo.terminal import EXIT_CODES, print_table, printable, run_command
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -37,17 +21,6 @@ if TYPE_CHECKING:
     from upt_zoo.references import Reference
     from upt_zoo.spec import AdapterSpec, Head
     from upt_zoo.store import Store, StoredAdapter
-
-UNEXPECTED = 70
-EXIT_CODES: dict[type[Exception], int] = {
-    InvalidInput: 64,
-    Corrupt: 65,
-    NotFound: 66,
-    Unavailable: 69,
-    Conflict: 73,
-    OSError: 74,
-    Overloaded: 75,
-}
 
 app = typer.Typer(
     help="Find, fetch, check and explain adapters. An adapter is named [remote/]name[:version].",
@@ -71,19 +44,7 @@ Adapter = Annotated[str, typer.Argument(metavar="REF", help="[remote/]name[:vers
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    try:
-        app()
-    except Exception as error:  # noqa: BLE001 - the edge: every error becomes one line and a code
-        typer.echo(f"upt-zoo: {_message(error)}", err=True)
-        if sys.flags.dev_mode:
-            traceback.print_exception(error)
-        sys.exit(exit_code(error))
-
-
-def exit_code(error: Exception) -> int:
-    """Return the code of the nearest class in the table."""
-    codes = (EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
-    return next(codes, UNEXPECTED)
+    run_command(app, "upt-zoo")
 
 
 @app.command()
@@ -113,30 +74,21 @@ def list_adapters(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the adapters in the store."""
+    """List the adapters in the store; the exit code is 65 if one is damaged."""
     from upt_zoo.catalogue import embedded_catalogue, home_store
 
     store = embedded_catalogue() if catalogue else home_store(home)
-    adapters = [store.resolve(reference) for reference in store.list()]
-    if as_json:
-        _print_json([_summary(stored) for stored in adapters])
-        return
-    if not adapters:
+    references = store.list()
+    if not references and not as_json:
         typer.echo(f"no adapters in {store.root}", err=True)
         return
-    _print_table(
-        ("adapter", "method", "metrics", "size", "digest"),
-        (
-            (
-                stored.reference,
-                stored.spec.method,
-                _metrics(stored.spec),
-                _size(stored.size_bytes),
-                stored.digest.removeprefix("sha256:")[:12],
-            )
-            for stored in adapters
-        ),
-    )
+    listed = [_resolve_or_damage(store, reference) for reference in references]
+    if as_json:
+        _print_json([each if isinstance(each, dict) else _summary(each) for each in listed])
+    else:
+        print_table(("adapter", "method", "metrics", "size", "digest"), map(_list_row, listed))
+    if any(isinstance(each, dict) for each in listed):
+        raise typer.Exit(EXIT_CODES[Corrupt])
 
 
 @app.command()
@@ -181,7 +133,7 @@ def verify(
     if as_json:
         _print_json([{"reference": name, "damage": text} for name, text in damages.items()])
     else:
-        _print_table(("adapter", "bytes"), ((n, text or "ok") for n, text in damages.items()))
+        print_table(("adapter", "bytes"), ((n, text or "ok") for n, text in damages.items()))
     if any(damages.values()):
         raise typer.Exit(EXIT_CODES[Corrupt])
 
@@ -192,22 +144,34 @@ def _store_of(reference: "Reference", home: Path | None) -> "Store":
     return remote_store(reference.remote) if reference.remote else home_store(home)
 
 
+def _resolve_or_damage(
+    store: "Store", reference: "Reference"
+) -> "StoredAdapter | dict[str, JsonValue]":
+    """Find an adapter of the list; of a damaged one, say what is wrong."""
+    try:
+        return store.resolve(reference)
+    except Corrupt as error:
+        return {"name": reference.name, "version": reference.tag, "damage": str(error)}
+
+
+def _list_row(listed: "StoredAdapter | dict[str, JsonValue]") -> tuple[str, ...]:
+    if isinstance(listed, dict):
+        return f"{listed['name']}:{listed['version']}", "damaged", str(listed["damage"]), "", ""
+    return (
+        listed.reference,
+        listed.spec.method,
+        _metrics(listed.spec),
+        _size(listed.size_bytes),
+        listed.digest.removeprefix("sha256:")[:12],
+    )
+
+
 def _damage(store: "Store", reference: "Reference") -> str | None:
     try:
         store.verify(store.resolve(reference))
     except Corrupt as error:
         return str(error)
     return None
-
-
-def _message(error: Exception) -> str:
-    """Say what went wrong in one line."""
-    if isinstance(error, UptError | OSError):
-        return " ".join(str(error).split())
-    return (
-        f"unexpected {type(error).__name__}, a fault of upt-zoo; please report it with the output "
-        f"under PYTHONDEVMODE=1"
-    )
 
 
 def _summary(stored: "StoredAdapter") -> "dict[str, JsonValue]":
@@ -245,26 +209,13 @@ def _print_json(value: "JsonValue") -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for title in header:
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))
-    Console().print(table)
-
-
 def _print_description(stored: "StoredAdapter", card: str) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
     from rich.rule import Rule
 
-    _print_table((stored.reference, ""), _facts(stored))
-    Console().print(Rule(), Markdown(_printable(card)))
+    print_table((stored.reference, ""), _facts(stored))
+    Console().print(Rule(), Markdown(printable(card)))
 
 
 def _facts(stored: "StoredAdapter") -> list[tuple[str, str]]:
@@ -327,11 +278,6 @@ def _metrics(spec: "AdapterSpec") -> str:
 
 def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} kB"
-
-
-def _printable(text: str) -> str:
-    """Drop control characters, with which a foreign card could drive the terminal."""
-    return "".join(letter for letter in text if letter.isprintable() or letter == "\n")
 
 
 if __name__ == "__main__":

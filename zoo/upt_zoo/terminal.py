@@ -1,0 +1,86 @@
+"""How the three commands speak: one line and a code for an error, and tables.
+
+What is printed may come from foreign adapters and servers, so control characters, with which a
+text could drive the terminal, are dropped everywhere.
+
+Exit codes (those of sysexits.h, 2 for a wrong command line):
+
+    0   done                                64  InvalidInput
+    65  Corrupt                             66  NotFound
+    69  Unavailable                         70  anything that is a fault of upt
+    73  Conflict                            74  the operating system refused (OSError)
+    75  Overloaded
+"""
+
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+
+import typer
+
+from upt_zoo.errors import (
+    Conflict,
+    Corrupt,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    Unavailable,
+    UptError,
+)
+
+UNEXPECTED = 70
+EXIT_CODES: dict[type[Exception], int] = {
+    InvalidInput: 64,
+    Corrupt: 65,
+    NotFound: 66,
+    Unavailable: 69,
+    Conflict: 73,
+    OSError: 74,
+    Overloaded: 75,
+}
+
+
+def run_command(app: Callable[[], object], program: str) -> None:
+    """Run a command line; an error becomes one line on stderr and the exit code of its class."""
+    try:
+        app()
+    except Exception as error:  # noqa: BLE001 - the edge: every error becomes one line and a code
+        typer.echo(f"{program}: {printable(_message(error, program))}", err=True)
+        if sys.flags.dev_mode:
+            traceback.print_exception(error)
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: Exception) -> int:
+    """Return the code of the nearest class in the table."""
+    codes = (EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
+    return next(codes, UNEXPECTED)
+
+
+def print_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:
+    """Print rows in columns, as wide as the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=header is not None)
+    for title in header or ():
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console().print(table)
+
+
+def printable(text: str) -> str:
+    """Drop control characters but for line ends."""
+    return "".join(letter for letter in text if letter.isprintable() or letter == "\n")
+
+
+def _message(error: Exception, program: str) -> str:
+    """Say what went wrong in one line."""
+    if isinstance(error, UptError | OSError):
+        return " ".join(str(error).split())
+    return (
+        f"unexpected {type(error).__name__}, a fault of {program}; please report it with the "
+        f"output under PYTHONDEVMODE=1"
+    )
