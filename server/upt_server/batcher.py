@@ -115,7 +115,7 @@ class Batcher:
             Overloaded: the queue is full.
         """
         tokens = sum(job.tokens for job in jobs)
-        self._admit(tokens)
+        self.check_room(tokens)
         loop = asyncio.get_running_loop()
         call = _Call(loop.create_future(), len(jobs))
         entries = [
@@ -139,13 +139,13 @@ class Batcher:
             forward_s=forward_s,
         )
 
-    async def close(self) -> None:
-        """Wait for the batch at work and end the thread; nobody may be waiting any more."""
-        if self._running is not None:
-            await asyncio.wait([self._running])
-        self._thread.shutdown()
+    def check_room(self, tokens: int) -> None:
+        """Check whether the queue would take so many tokens now.
 
-    def _admit(self, tokens: int) -> None:
+        Raises:
+            InvalidInput: they are more than the whole queue.
+            Overloaded: the queue is full.
+        """
         if tokens > self._max_queue_tokens:
             raise InvalidInput(
                 f"the call has {tokens} tokens, the server takes {self._max_queue_tokens} at most; "
@@ -157,6 +157,12 @@ class Batcher:
                 f"the queue is full: {self._queue_tokens} of {self._max_queue_tokens} tokens wait",
                 retry_after_s=min(max(self._queue_tokens / self._tokens_per_s, low), high),
             )
+
+    async def close(self) -> None:
+        """Wait for the batch at work and end the thread; nobody may be waiting any more."""
+        if self._running is not None:
+            await asyncio.wait([self._running])
+        self._thread.shutdown()
 
     def _withdraw(self, entries: Sequence[_Entry]) -> None:
         for entry in entries:

@@ -134,6 +134,7 @@ class Engine:
     async def _predict(self, inputs: Sequence[Input], leases: ExitStack) -> Prediction:
         loop = asyncio.get_running_loop()
         started = perf_counter()
+        self._batcher.check_room(len(inputs))  # at least: what is refused shall cost little
         held = await self._lease(inputs, leases)
         loaded = perf_counter()
         encoded = await loop.run_in_executor(self._threads, self._encode, inputs, held)

@@ -307,6 +307,20 @@ async def test_a_full_queue_is_exhausted_and_says_when_to_come_back(
     assert 'upt_rejected_total{reason="overloaded"} 1.0' in ask_fake.served.metrics.text().decode()
 
 
+async def test_a_full_queue_refuses_before_anything_is_loaded_or_tokenised(
+    ask_fake: Asker, fake: FakeRunner
+) -> None:
+    fake.hold()
+    running = asyncio.ensure_future(ask_fake.call(MIXED[0]))
+    await fake.entered()
+    waiting = asyncio.ensure_future(ask_fake.call(MIXED[0], MIXED[0]))
+    await until(lambda: queue_depth(ask_fake.served) == 2)
+    error = await ask_fake.refusal(*[pb.Input(adapter="nobody", texts=[FILM])] * 6)
+    assert error.code() is StatusCode.RESOURCE_EXHAUSTED
+    fake.release()
+    await asyncio.gather(running, waiting)
+
+
 async def test_a_passed_deadline_frees_the_place(ask_fake: Asker, fake: FakeRunner) -> None:
     fake.hold()
     running = asyncio.ensure_future(ask_fake.call(MIXED[0]))
