@@ -280,7 +280,7 @@ def test_the_documented_exit_codes_are_those_of_the_command_line() -> None:
 
 def test_the_documented_metrics_are_those_of_the_server() -> None:
     metrics = Metrics()
-    metrics.server_built(version="1", backbone_digest="sha256:", precision="exact")
+    metrics.server_built(version="1", backbone_digest="d", precision="exact", runner="r")
     metrics.queue_built(lambda: 0)
     metrics.batch_computed(BatchFacts(rows=1, tokens=1, distinct_adapters=1, forward_ms=1))
     metrics.adapter_loaded(1, 1)

@@ -19,12 +19,12 @@ from upt_server.engine import Engine
 from upt_server.http import HttpServer, build_application
 from upt_server.metrics import Metrics
 from upt_server.residency import Residency
-from upt_server.runner import Runner, TorchRunner
+from upt_server.runner import Runner
+from upt_server.runner_choice import load_runner
 from upt_server.service import InferenceService
 from upt_server.settings import Settings
 from upt_zoo.backbone import Backbone, resolve_backbone
 from upt_zoo.catalogue import home_store
-from upt_zoo.nn.encoder import load_encoder
 from upt_zoo.tokenization import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,8 @@ def build_engine(
     metrics.server_built(
         version=_version(),
         backbone_digest=backbone.identity.digest,
-        precision="exact",
+        precision=settings.precision,
+        runner=runner.name,
     )
     batcher = Batcher(
         runner,
@@ -83,12 +84,12 @@ def build_engine(
     metrics.queue_built(lambda: batcher.queue_rows)
     return Engine(
         backbone_digest=backbone.identity.digest,
-        precision="exact",
+        precision=settings.precision,
         tokenizer=Tokenizer(backbone.tokenizer_file),
         residency=Residency(
             home_store(settings.home),
             backbone,
-            dtype=torch.float32,
+            runner,
             limit_bytes=settings.max_adapter_bytes,
             observer=metrics,
         ),
@@ -163,7 +164,13 @@ def _load_engine(settings: Settings, metrics: Metrics) -> Engine:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     backbone = resolve_backbone(settings.backbone)
-    runner = TorchRunner(load_encoder(backbone))
+    runner = load_runner(
+        backbone,
+        settings.precision,
+        wanted=settings.runner,
+        threads=torch.get_num_threads(),
+        cache=settings.runner_cache,
+    )
     return build_engine(settings, backbone, runner, metrics)
 
 

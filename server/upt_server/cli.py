@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from upt_server.precision import Precision, RunnerChoice
 from upt_zoo.cli import AsJson, Home
 from upt_zoo.errors import Unavailable
 from upt_zoo.terminal import print_table, run_command
@@ -60,6 +61,12 @@ def run(
     backbone: Annotated[
         str | None, typer.Option(help="Hub id or directory.", show_default="the embedded one")
     ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="exact: fp32. fast: int8 or bf16, whichever is faster.")
+    ] = "exact",
+    runner: Annotated[
+        RunnerChoice, typer.Option(help="What computes; auto measures and takes the fastest.")
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute.")] = None,
     max_batch_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of a batch.")
@@ -77,6 +84,8 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
     import asyncio
+
+    import platformdirs
 
     from upt_server.app import serve
     from upt_server.scheduling import Budget
@@ -96,6 +105,9 @@ def run(
         grpc_port=grpc_port,
         http_port=http_port,
         preload=tuple(Reference.parse(name) for name in preload.split(",") if name),
+        precision=precision,
+        runner=runner,
+        runner_cache=platformdirs.user_cache_path("upt", appauthor=False) / "runners.json",
         threads=threads,
         budget=Budget(tokens=max_batch_tokens),
         max_queue_tokens=max_queue_tokens,

@@ -16,12 +16,12 @@ from time import perf_counter
 from upt_server.batcher import Batcher, Job
 from upt_server.gate import Gate
 from upt_server.inputs import Input, Limits, at_input, check_sizes, order_texts
+from upt_server.precision import Precision
 from upt_server.residency import Lease, Residency
 from upt_server.results import (
     AdapterDescription,
     AdapterIdentity,
     Output,
-    Precision,
     Prediction,
     Timings,
 )

@@ -57,16 +57,18 @@ class Metrics:
         self._build = self._gauge(
             "upt_build_info",
             "Always 1; the labels say what runs.",
-            ("version", "backbone", "precision"),
+            ("version", "backbone", "precision", "runner"),
         )
 
     def text(self) -> bytes:
         """Return everything in the Prometheus text format."""
         return generate_latest(self._registry)
 
-    def server_built(self, *, version: str, backbone_digest: str, precision: str) -> None:
+    def server_built(
+        self, *, version: str, backbone_digest: str, precision: str, runner: str
+    ) -> None:
         """Say what runs."""
-        self._build.labels(version, backbone_digest, precision).set(1)
+        self._build.labels(version, backbone_digest, precision, runner).set(1)
 
     def queue_built(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth in rows from ``depth`` from here on."""

@@ -14,9 +14,10 @@ from typing import Protocol, Self
 import torch
 
 from upt_server.resolver import Resolver
+from upt_server.runner import Runner
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import InvalidSpec, Overloaded, WrongBackbone
-from upt_zoo.nn.adapter import PreparedAdapter, prepare
+from upt_zoo.nn.adapter import PreparedAdapter
 from upt_zoo.references import Reference
 from upt_zoo.store import Store, StoredAdapter
 
@@ -77,12 +78,12 @@ class Residency:
         self,
         store: Store,
         backbone: Backbone,
+        runner: Runner,
         *,
-        dtype: torch.dtype,
         limit_bytes: int,
         observer: ResidencyObserver,
     ) -> None:
-        self._store, self._backbone, self._dtype = store, backbone, dtype
+        self._store, self._backbone, self._runner = store, backbone, runner
         self._limit_bytes, self._observer = limit_bytes, observer
         self._slots: OrderedDict[str, _Slot] = OrderedDict()  # by digest, last used last
         self._pins: list[Lease] = []
@@ -96,7 +97,7 @@ class Residency:
             AdapterNotFound: no such name, tag or digest.
             Corrupt: its bytes do not match their digest, its format or its spec.
             InvalidSpec: it is larger than all the memory for adapters.
-        Overloaded: everything in memory is in use, and there is no room for it.
+            Overloaded: everything in memory is in use, and there is no room for it.
             WrongBackbone: it was trained on another backbone, or for longer rows than this takes.
         """
         stored = await self.resolver.resolve(reference)
@@ -148,7 +149,7 @@ class Residency:
     def _read(self, stored: StoredAdapter) -> PreparedAdapter:
         spec, arrays = self._store.load(stored)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return prepare(spec, tensors, dtype=self._dtype)
+        return self._runner.prepare(spec, tensors)
 
     def _make_room(self, stored: StoredAdapter, size_bytes: int) -> None:
         if size_bytes > self._limit_bytes:

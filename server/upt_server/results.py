@@ -5,13 +5,12 @@ Frozen values only; how they travel is said in ``upt_server.wire``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
+from upt_server.precision import Precision
 from upt_zoo.answers import Answer
 from upt_zoo.spec import HeadKind
 from upt_zoo.store import StoredAdapter
-
-Precision = Literal["exact", "fast"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

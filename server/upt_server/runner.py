@@ -1,19 +1,32 @@
 """The seam between serving and computing: rows of any adapters in, logits out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from upt_server.precision import RunnerName
+from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.encoder import Encoder
 from upt_zoo.nn.forward import forward
 from upt_zoo.nn.packing import Row
+from upt_zoo.spec import AdapterSpec
 
 
 class Runner(Protocol):
-    """Computes a batch; called from one thread, one batch at a time."""
+    """Computes batches, from one thread, one at a time; prepares adapters from any thread."""
+
+    @property
+    def name(self) -> str:
+        """Who computes, and in which numbers."""
+        ...
+
+    def prepare(self, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> PreparedAdapter:
+        """Make an adapter ready for ``run``: whatever does not depend on the batch."""
+        ...
 
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """Return each row's logits, in the rows' order: [output], or [token, 2] for spans."""
@@ -21,10 +34,15 @@ class Runner(Protocol):
 
 
 class TorchRunner:
-    """Runs the packed forward pass of torch."""
+    """Runs the packed forward pass of torch, in the encoder's dtype; on any machine."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
+        self.name: RunnerName = "torch-bf16" if encoder.dtype == torch.bfloat16 else "torch-fp32"
+
+    def prepare(self, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> PreparedAdapter:
+        """Fuse the adapter's tensors in the encoder's dtype."""
+        return prepare(spec, tensors, dtype=self._encoder.dtype)
 
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """Return each row's logits, in the rows' order: [output], or [token, 2] for spans."""

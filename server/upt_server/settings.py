@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upt_server.inputs import Limits
+from upt_server.precision import Precision, RunnerChoice
 from upt_server.scheduling import Budget
 from upt_zoo.references import Reference
 
@@ -13,8 +14,10 @@ class Settings:
     """What to serve, where, and within which bounds.
 
     ``home`` None is the user's data directory; ``backbone`` is a hub id or a directory; a port of 0
-    takes a free one; ``threads`` None is the computing library's own choice. Adapters in
-    ``preload`` are loaded before the server is ready and are never evicted.
+    takes a free one. Adapters in ``preload`` are loaded before the server is ready and are never
+    evicted. ``runner`` auto is the fastest of the precision; ``runner_cache`` is the file that
+    remembers which one that was, None to measure at each start. ``threads`` None is the computing
+    library's own choice.
     """
 
     home: Path | None
@@ -23,6 +26,9 @@ class Settings:
     grpc_port: int
     http_port: int
     preload: tuple[Reference, ...]
+    precision: Precision
+    runner: RunnerChoice
+    runner_cache: Path | None
     threads: int | None
     budget: Budget
     max_queue_tokens: int

@@ -5,12 +5,12 @@ from typing import TypeVar
 
 from upt_protos.v1 import inference_pb2 as pb
 from upt_server.inputs import Input, at_input
+from upt_server.precision import Precision
 from upt_server.results import (
     AdapterDescription,
     AdapterIdentity,
     BatchFacts,
     Output,
-    Precision,
     Prediction,
     Timings,
 )

@@ -9,7 +9,7 @@ import torch
 from upt_server.residency import Residency
 from upt_testing.adapters import random_tensors, tiny_spec
 from upt_testing.backbones import write_tiny_backbone
-from upt_testing.serving import TIMEOUT_S, Publisher
+from upt_testing.serving import TIMEOUT_S, FakeRunner, Publisher
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import (
     AdapterNotFound,
@@ -64,9 +64,7 @@ def make(backbone: Backbone, store: Store, events: Events) -> Iterator[Make]:
 
     def make(store: Store = store, limit_bytes: int = 2**30) -> Residency:
         made.append(
-            Residency(
-                store, backbone, dtype=torch.float32, limit_bytes=limit_bytes, observer=events
-            )
+            Residency(store, backbone, FakeRunner(), limit_bytes=limit_bytes, observer=events)
         )
         return made[-1]
 

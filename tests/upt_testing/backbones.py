@@ -30,22 +30,24 @@ _SPECIALS: dict[Family, tuple[str, ...]] = {
 }
 
 
-def write_tiny_backbone(directory: Path, family: Family = "bert", seed: int = 0) -> Backbone:
+def write_tiny_backbone(
+    directory: Path, family: Family = "bert", seed: int = 0, *, heads: int = HEADS
+) -> Backbone:
     """Write configuration, weights and tokenizer of a random encoder; equal seeds, equal bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     vocabulary = {word: index for index, word in enumerate((*_SPECIALS[family], *WORDS))}
-    (directory / "config.json").write_text(json.dumps(_config(family, len(vocabulary))))
+    (directory / "config.json").write_text(json.dumps(_config(family, len(vocabulary), heads)))
     save_file(_weights(family, len(vocabulary), seed), directory / "model.safetensors")
     _tokenizer(family, vocabulary).save(str(directory / "tokenizer.json"))
     return open_backbone(directory, hub_id=f"upt/tiny-{family}-{seed}")
 
 
-def _config(family: Family, vocabulary_size: int) -> dict[str, str | int | float]:
+def _config(family: Family, vocabulary_size: int, heads: int) -> dict[str, str | int | float]:
     return {
         "model_type": family,
         "num_hidden_layers": LAYERS,
         "hidden_size": HIDDEN,
-        "num_attention_heads": HEADS,
+        "num_attention_heads": heads,
         "intermediate_size": INTERMEDIATE,
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-12,

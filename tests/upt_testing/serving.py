@@ -2,13 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from upt_server.app import Ports, Server, build_engine
 from upt_server.engine import Engine
@@ -26,8 +28,9 @@ from upt_testing.adapters import (
     tiny_spec,
 )
 from upt_zoo.backbone import Backbone
+from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.packing import Row
-from upt_zoo.spec import Head
+from upt_zoo.spec import AdapterSpec, Head
 from upt_zoo.store import Store, StoredAdapter
 
 TIMEOUT_S = 30.0  # far beyond what anything here takes; only a hanging test meets it
@@ -38,6 +41,8 @@ class FakeRunner:
 
     ``hold`` makes it stop inside each batch until ``release``; ``batches`` is what it was given.
     """
+
+    name = "fake"
 
     def __init__(self) -> None:
         self.batches: list[list[Row]] = []
@@ -56,6 +61,9 @@ class FakeRunner:
         """Wait until one more batch has reached the runner."""
         is_entered = await asyncio.to_thread(self._entered.acquire, timeout=TIMEOUT_S)
         assert is_entered, "no batch reached the runner"
+
+    def prepare(self, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> PreparedAdapter:
+        return prepare(spec, tensors, dtype=torch.float32)
 
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         self.batches.append(list(rows))
@@ -114,6 +122,9 @@ def make_settings(home: Path, **changes: object) -> Settings:
         "grpc_port": 0,
         "http_port": 0,
         "preload": (),
+        "precision": "exact",
+        "runner": "auto",
+        "runner_cache": None,
         "threads": 1,
         "budget": Budget(tokens=4096),
         "max_queue_tokens": 65_536,

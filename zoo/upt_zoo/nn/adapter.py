@@ -64,6 +64,20 @@ class Structure:
     is_bottleneck_gated: bool
 
     @classmethod
+    def bare(cls) -> "Structure":
+        """Return the structure of a head without any component."""
+        return cls(
+            lora_targets=(),
+            lora_rank=0,
+            is_lora_gated=False,
+            prefix_length=0,
+            prefix_gates=0,
+            bottleneck_size=0,
+            bottleneck_activation="relu",
+            is_bottleneck_gated=False,
+        )
+
+    @classmethod
     def of(cls, spec: AdapterSpec) -> "Structure":
         """Read the structure off a spec; the prompt and the head do not matter to it."""
         lora, prefix, bottleneck = spec.lora, spec.prefix, spec.bottleneck
@@ -89,7 +103,7 @@ class PreparedHead:
     out: tuple[Float[Tensor, "output hidden"], Float[Tensor, "output"]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class PreparedAdapter:
     """All that the forward pass needs of one adapter; immutable, shared by any number of rows.
 

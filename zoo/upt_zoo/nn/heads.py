@@ -1,6 +1,7 @@
 """From last hidden states to logits; heads see the real tokens only."""
 
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Float
@@ -27,17 +28,23 @@ def row_logits(batch: Batch, hidden: Float[Tensor, "token hidden"]) -> list[Tens
 
 def _segment_logits(
     batch: Batch, segment: Segment, real: Float[Tensor, "real hidden"]
-) -> tuple[Tensor, ...]:
-    head = segment.adapter.head
+) -> Sequence[Tensor]:
     bounds = batch.starts[segment.rows.start : segment.rows.stop + 1]
-    tokens = real[segment.real_tokens].to(head.out[0].dtype)
     lengths = [stop - start for start, stop in pairwise(bounds)]
+    return head_logits(segment.adapter.head, real[segment.real_tokens], lengths)
+
+
+def head_logits(
+    head: PreparedHead, tokens: Float[Tensor, "real hidden"], lengths: Sequence[int]
+) -> Sequence[Tensor]:
+    """Return the logits of rows of these lengths, whose real tokens stand one behind the other."""
+    tokens = tokens.to(head.out[0].dtype)
     if head.spec.kind == "span":
-        return torch.split(_apply(head, tokens), lengths)
+        return torch.split(_apply(head, tokens), list(lengths))
     if head.spec.pooling == "mean":
-        pooled = torch.stack([part.mean(0) for part in torch.split(tokens, lengths)])
+        pooled = torch.stack([part.mean(0) for part in torch.split(tokens, list(lengths))])
     else:
-        pooled = tokens[[start - bounds[0] for start in bounds[:-1]]]
+        pooled = tokens[[0, *accumulate(lengths[:-1])]]
     return _apply(head, pooled).unbind(0)
 
 

@@ -24,6 +24,10 @@ class Linear(Protocol):
         """Map [token, in] to [token, out]."""
         ...
 
+    def parameters(self) -> tuple[Tensor, Tensor]:
+        """Return the weight [out, in] and the bias [out]."""
+        ...
+
 
 class FrozenLinear:
     """A linear layer that passes gradients to its input and has none of its own.
@@ -32,7 +36,7 @@ class FrozenLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self._weight = weight
+        self._weight, self._bias = weight, bias
         self._forward = _pack(weight, bias)
         self._backward: _Project | None = None
 
@@ -42,6 +46,10 @@ class FrozenLinear:
             projected: Tensor = _InputGradientOnly.apply(x, self)  # type: ignore[no-untyped-call]
             return projected
         return self._forward(x)
+
+    def parameters(self) -> tuple[Tensor, Tensor]:
+        """Return the weight [out, in] and the bias [out]."""
+        return self._weight, self._bias
 
     def project(self, x: Tensor) -> Tensor:
         """Return x Wᵀ + b without recording gradients."""
@@ -67,6 +75,10 @@ class LearningLinear:
         """Map [token, in] to [token, out]."""
         weight = torch.cat([weight.to(x.dtype) for weight in self._weights])
         return functional.linear(x, weight, torch.cat(list(self._biases)).to(x.dtype))
+
+    def parameters(self) -> tuple[Tensor, Tensor]:
+        """Return the weight [out, in] and the bias [out], as they stand."""
+        return torch.cat(list(self._weights)).detach(), torch.cat(list(self._biases)).detach()
 
 
 class _InputGradientOnly(torch.autograd.Function):

@@ -1,0 +1,40 @@
+"""Builds the native kernel when a compiler is found; without one torch computes everything."""
+
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+_FOLDER = Path("server/upt_server/native")
+# what every CPU with AVX-512 has, and the two extensions that are asked for before they are used
+_MACHINE = ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-mprefer-vector-width=512"]
+_FLAGS = ["-std=c++17", "-O3", *_MACHINE, "-fopenmp", "-fPIC", "-shared", "-Wall", "-Wextra"]
+
+
+class KernelBuildHook(BuildHookInterface[Any]):
+    """Compiles ``kernel.cpp`` beside itself and marks the wheel as this platform's."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Build before the files are collected, for wheels and editable installations alike."""
+        compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+        if compiler is None or (sys.platform, platform.machine()) != ("linux", "x86_64"):
+            self.app.display_warning(
+                "no native kernel: it needs a C++ compiler and Linux on x86-64"
+            )
+            return
+        folder = Path(self.root) / _FOLDER
+        library = folder / "libupt_kernel.so"
+        partial = library.with_suffix(".partial")
+        command = [compiler, *_FLAGS, str(folder / "kernel.cpp"), "-o", str(partial)]
+        built = subprocess.run(command, capture_output=True, text=True, check=False)
+        if built.returncode:
+            self.app.display_warning(f"no native kernel: {compiler} failed\n{built.stderr}")
+            return
+        partial.replace(library)
+        build_data["artifacts"].append(f"{_FOLDER}/{library.name}")
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True

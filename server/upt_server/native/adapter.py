@@ -1,0 +1,79 @@
+"""An adapter laid out for the kernel: a table of pointers into its own tensors."""
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from upt_server.native import library
+from upt_server.native.library import ACTIVATIONS, LANES, SITES, floats
+from upt_zoo.nn.adapter import LowRank, PreparedAdapter, PreparedLayer, Structure
+
+_PARTS = ("q", "k", "v")  # of the fused product's outputs
+
+
+class AdapterTable:
+    """The kernel's form of a prepared adapter (fp32); owns every array that ``struct`` points at.
+
+    ``columns`` is the widest low-rank component, ``sites`` has a bit for each site in use.
+    """
+
+    def __init__(self, adapter: PreparedAdapter) -> None:
+        self._kept: list[NDArray[np.generic]] = []
+        structure = adapter.structure
+        self.columns, self.sites = LANES, 0
+        self.prompt_length, self.prefix_length = adapter.prompt_length, structure.prefix_length
+        layers = (library.AdapterLayer * len(adapter.layers))()
+        for table, layer in zip(layers, adapter.layers, strict=True):
+            self._fill(table, layer, structure)
+        self.struct = library.Adapter(
+            layers=layers,
+            prefix_length=structure.prefix_length,
+            prefix_gates=structure.prefix_gates,
+            activation=ACTIVATIONS.index(structure.bottleneck_activation),
+            is_bottleneck_gated=structure.is_bottleneck_gated,
+        )
+        if adapter.prompt is not None:
+            self.struct.prompt = self._floats(adapter.prompt)
+
+    def _fill(
+        self, table: library.AdapterLayer, layer: PreparedLayer, structure: Structure
+    ) -> None:
+        for index, site in enumerate(SITES):
+            part: LowRank | None = getattr(layer, site)
+            if part is not None:
+                table.sites[index] = self._low_rank(site, part, structure)
+                self.sites |= 1 << index
+        if layer.prefix_keys is not None and layer.prefix_values is not None:
+            table.prefix_keys = self._floats(layer.prefix_keys)
+            table.prefix_values = self._floats(layer.prefix_values)
+
+    def _low_rank(self, site: str, part: LowRank, structure: Structure) -> library.LowRank:
+        rank = part.down.shape[1] - part.gates
+        self.columns = max(self.columns, -(-part.down.shape[1] // LANES) * LANES)
+        table = library.LowRank(
+            down=self._floats(part.down), bias=self._floats(part.bias), rank=rank, gates=part.gates
+        )
+        if part.up.shape[0]:
+            table.up = self._floats(part.up)
+        if site != "bottleneck" and structure.is_lora_gated and rank:
+            table.lora_gates = rank // structure.lora_rank
+        if site == "attention_in" and rank:
+            table.parts, table.part_rank = len(_PARTS), structure.lora_rank
+            table.part_start = _part_starts(structure)
+        return table
+
+    def _floats(self, tensor: Tensor) -> "library.FloatPointer":
+        array = np.ascontiguousarray(tensor.numpy())
+        self._kept.append(array)
+        return floats(array)
+
+
+def _part_starts(structure: Structure) -> "ctypes.Array[ctypes.c_int32]":
+    present: Sequence[str] = [part for part in _PARTS if part in structure.lora_targets]
+    starts = [
+        present.index(part) * structure.lora_rank if part in present else -1 for part in _PARTS
+    ]
+    return (ctypes.c_int32 * len(_PARTS))(*starts)

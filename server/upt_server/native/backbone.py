@@ -1,0 +1,100 @@
+"""A backbone laid out for the kernel: weights in panels of 32 outputs, in fp32, bf16 or int8."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from upt_server.native import library
+from upt_server.native.library import ACTIVATIONS, LANES, NUMBERS, PANEL, Number, floats
+from upt_zoo.backbone import EncoderConfig
+from upt_zoo.nn.encoder import Encoder, LayerNorm
+from upt_zoo.nn.linear import Linear
+
+_INPUTS_OF_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
+_INT8_LIMIT = 127  # symmetric: -128 is not used
+_ACTIVATION_NAMES = {"gelu_pytorch_tanh": "gelu_new"}  # two names of one formula
+
+
+def unsupported_shape(config: EncoderConfig) -> str | None:
+    """Say which size of the backbone the kernel has no code for; None if none."""
+    head = config.hidden_size // config.num_attention_heads
+    sizes = {"head size": head, "hidden size": config.hidden_size}
+    sizes["intermediate size"] = config.intermediate_size
+    wrong = [f"{name} {size}" for name, size in sizes.items() if size % LANES]
+    return f"multiples of {LANES} are needed, got {', '.join(wrong)}" if wrong else None
+
+
+class PackedBackbone:
+    """The kernel's form of an fp32 encoder; owns every array that ``struct`` points at.
+
+    int8 weights have one scale an output; activations get one a token, in the kernel. Everything
+    but the linear layers' products is fp32 in every precision.
+    """
+
+    def __init__(self, encoder: Encoder, number: Number) -> None:
+        self._kept: list[NDArray[np.generic]] = []
+        config, embeddings = encoder.config, encoder.embeddings
+        self.first_position = embeddings.first_position
+        self.has_types = embeddings.type.shape[0] > 1
+        layers = (library.Layer * len(encoder.layers))()
+        for packed, layer in zip(layers, encoder.layers, strict=True):
+            packed.qkv = self._linear(layer.qkv, number)
+            packed.attention_out = self._linear(layer.attention_out, number)
+            packed.ffn_up = self._linear(layer.ffn_up, number)
+            packed.ffn_down = self._linear(layer.ffn_down, number)
+            packed.attention_norm = self._norm(layer.attention_norm)
+            packed.ffn_norm = self._norm(layer.ffn_norm)
+        activation = _ACTIVATION_NAMES.get(config.hidden_act, config.hidden_act)
+        self.struct = library.Encoder(
+            word=self._floats(embeddings.word),
+            position=self._floats(embeddings.position),
+            type=self._floats(embeddings.type),
+            embedding_norm=self._norm(embeddings.norm),
+            layers=layers,
+            eps=config.layer_norm_eps,
+            precision=NUMBERS.index(number),
+            activation=ACTIVATIONS.index(activation),
+            layer_count=len(encoder.layers),
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            heads=config.num_attention_heads,
+        )
+
+    def _linear(self, linear: Linear, number: Number) -> library.Linear:
+        weight, bias = linear.parameters()
+        outputs, inputs = weight.shape
+        padded = -(-outputs // PANEL) * PANEL
+        weight = torch.nn.functional.pad(weight, (0, 0, 0, padded - outputs))
+        packed = library.Linear(inputs=inputs, outputs=outputs)
+        packed.bias = self._floats(torch.nn.functional.pad(bias, (0, padded - outputs)))
+        if number == "int8":
+            scale = weight.abs().amax(1).clamp_min(1e-30) / _INT8_LIMIT
+            weight = torch.round(weight / scale[:, None]).to(torch.int8)
+            # inputs are stored with 128 added: what that adds to each sum is taken off beforehand
+            start = -(_INT8_LIMIT + 1) * weight.sum(1, dtype=torch.int32)
+            packed.scale = self._floats(scale)
+            packed.start = self._keep(start.numpy()).ctypes.data_as(type(packed.start))
+        elif number == "bf16":
+            weight = weight.to(torch.bfloat16).view(torch.int16)
+        words = _panels(weight, _INPUTS_OF_WORD[number])
+        packed.weight = self._keep(words).ctypes.data_as(type(packed.weight))
+        return packed
+
+    def _norm(self, norm: LayerNorm) -> library.LayerNorm:
+        return library.LayerNorm(weight=self._floats(norm.weight), bias=self._floats(norm.bias))
+
+    def _floats(self, tensor: Tensor) -> "library.FloatPointer":
+        return floats(self._keep(np.ascontiguousarray(tensor.float().numpy())))
+
+    def _keep(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        self._kept.append(array)
+        return array
+
+
+def _panels(weight: Tensor, inputs_of_word: int) -> NDArray[np.generic]:
+    """Lay [output, input] out as [panel, word, output of the panel, input of the word]."""
+    outputs, inputs = weight.shape
+    cut = weight.view(outputs // PANEL, PANEL, inputs // inputs_of_word, inputs_of_word)
+    packed: NDArray[np.generic] = cut.permute(0, 2, 1, 3).contiguous().numpy()
+    return packed

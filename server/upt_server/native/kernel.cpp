@@ -1,0 +1,998 @@
+// The mixed-batch encoder on CPUs with AVX-512: all layers of a packed batch in one call.
+//
+// The maths is section 3 of docs/architecture.md, the packed layout that of upt_server/native/
+// runner.py, the reason for this file docs/decisions/005-native-kernel.md. Every token is computed
+// by the same operations in the same order whatever stands beside it, so a row's answer does not
+// depend on the batch to the last bit.
+//
+// A layer is a few phases with a barrier between them, because gates average over a whole row and
+// attention reads one. Within a phase threads take blocks of tokens, or pairs of row and head.
+// Nothing is allocated here: the caller brings the workspace.
+
+#include <immintrin.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+constexpr int kLanes = 16;          // floats in a vector
+constexpr int kPanel = 2 * kLanes;  // outputs of a weight panel
+constexpr int kTile = 14;           // tokens of a register tile: 28 sums, 2 weights, 1 input
+constexpr int kBlock = 4 * kTile;   // most tokens of a block
+constexpr int kQueries = 6;         // queries of an attention tile
+constexpr int kPad = kLanes;        // floats behind each row, so that rows fall into different sets
+
+enum Precision : int32_t { kFp32, kBf16, kInt8 };
+enum Activation : int32_t { kRelu, kGelu, kSilu, kTanh, kGeluTanh };
+enum Site : int32_t { kAttentionIn, kAttentionOut, kFfnUp, kFfnDown, kBottleneck, kSites };
+
+// y = x Wᵀ + b. `weight` is [panel][word][kPanel] words of 32 bits: one fp32, two bf16 or four
+// int8 inputs of one output. `scale` and `start` are int8's: the output's scale, and what its sum
+// starts from because inputs are stored with 128 added.
+struct Linear {
+  const uint32_t* weight;
+  const float* bias;
+  const float* scale;
+  const int32_t* start;
+  int32_t inputs, outputs;
+};
+
+struct LayerNorm {
+  const float *weight, *bias;
+};
+
+struct Layer {
+  Linear qkv, attention_out, ffn_up, ffn_down;
+  LayerNorm attention_norm, ffn_norm;
+};
+
+struct Encoder {
+  const float *word, *position, *type;
+  LayerNorm embedding_norm;
+  const Layer* layers;
+  float eps;
+  int32_t precision, activation, layer_count, hidden, intermediate, heads;
+};
+
+// The component of an adapter at one site: columns [inputs, rank + gates] down, [rows, outputs] up.
+// With `targets` the outputs are that many equal parts, and part i takes the `part_rank` rows from
+// `part_start[i]` on, or none where that is negative. A bottleneck's last row of `up` is its bias.
+struct LowRank {
+  const float *down, *bias, *up;
+  int32_t rank, gates, lora_gates, parts, part_rank;
+  int32_t part_start[3];
+};
+
+struct AdapterLayer {
+  LowRank sites[kSites];
+  const float *prefix_keys, *prefix_values;  // [prefix_length, hidden]
+};
+
+struct Adapter {
+  const AdapterLayer* layers;
+  const float* prompt;
+  int32_t prefix_length, prefix_gates, activation, is_bottleneck_gated;
+};
+
+// Rows stand one behind the other; `ids` is -1 for a prompt vector, whose index is in `positions`.
+struct Batch {
+  const Adapter* const* adapters;  // of each row
+  const int32_t* starts;           // [rows + 1]
+  const int32_t* row_of_token;
+  const int32_t *ids, *positions, *types;
+  int32_t rows, tokens, columns;  // columns: the most of any low-rank component, a multiple of 16
+  int32_t most_keys;              // of any row, prefix included
+  int32_t sites;                  // bit i: some adapter has a component at site i
+};
+
+using Vec = __m512;
+using Ints [[gnu::vector_size(64)]] = int32_t;  // unlike __m512i it aliases nothing: sums stay in registers
+
+inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+inline Vec all(float x) { return _mm512_set1_ps(x); }
+
+inline __mmask16 first_lanes(int count) {
+  return count >= kLanes ? 0xffff : static_cast<__mmask16>((1u << std::max(count, 0)) - 1);
+}
+
+inline int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// ---- functions of one number ---------------------------------------------------------------
+
+// 2^n · p(r) with |r| ≤ ln 2 / 2; the relative error is below 2e-7.
+inline Vec exponential(Vec x) {
+  x = _mm512_max_ps(_mm512_min_ps(x, all(88.0f)), all(-87.0f));
+  const Vec n = _mm512_roundscale_ps(_mm512_mul_ps(x, all(1.44269504f)), 0);
+  Vec r = _mm512_fnmadd_ps(n, all(0.693359375f), x);
+  r = _mm512_fnmadd_ps(n, all(-2.12194440e-4f), r);
+  Vec p = all(1.0f / 5040);
+  p = _mm512_fmadd_ps(p, r, all(1.0f / 720));
+  p = _mm512_fmadd_ps(p, r, all(1.0f / 120));
+  p = _mm512_fmadd_ps(p, r, all(1.0f / 24));
+  p = _mm512_fmadd_ps(p, r, all(1.0f / 6));
+  p = _mm512_fmadd_ps(p, r, all(0.5f));
+  p = _mm512_fmadd_ps(p, r, all(1.0f));
+  p = _mm512_fmadd_ps(p, r, all(1.0f));
+  return _mm512_scalef_ps(p, n);
+}
+
+inline Vec sigmoid(Vec x) {
+  const Vec e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), x));
+  return _mm512_div_ps(all(1.0f), _mm512_add_ps(all(1.0f), e));
+}
+
+inline Vec hyperbolic_tangent(Vec x) {
+  return _mm512_fmsub_ps(all(2.0f), sigmoid(_mm512_add_ps(x, x)), all(1.0f));
+}
+
+// Abramowitz and Stegun 1964, 7.1.26: the absolute error is below 1.5e-7.
+inline Vec error_function(Vec x) {
+  const Vec a = _mm512_abs_ps(x);
+  const Vec t = _mm512_div_ps(all(1.0f), _mm512_fmadd_ps(all(0.3275911f), a, all(1.0f)));
+  Vec p = all(1.061405429f);
+  p = _mm512_fmadd_ps(p, t, all(-1.453152027f));
+  p = _mm512_fmadd_ps(p, t, all(1.421413741f));
+  p = _mm512_fmadd_ps(p, t, all(-0.284496736f));
+  p = _mm512_fmadd_ps(p, t, all(0.254829592f));
+  p = _mm512_mul_ps(p, t);
+  const Vec e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(a, a)));
+  const Vec y = _mm512_fnmadd_ps(p, e, all(1.0f));
+  const __mmask16 negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
+  return _mm512_mask_sub_ps(y, negative, _mm512_setzero_ps(), y);
+}
+
+inline Vec activate(int32_t kind, Vec x) {
+  const Vec half = _mm512_mul_ps(x, all(0.5f));
+  switch (kind) {
+    case kRelu:
+      return _mm512_max_ps(x, _mm512_setzero_ps());
+    case kGelu:
+      return _mm512_fmadd_ps(half, error_function(_mm512_mul_ps(x, all(0.70710678f))), half);
+    case kSilu:
+      return _mm512_mul_ps(x, sigmoid(x));
+    case kTanh:
+      return hyperbolic_tangent(x);
+    default: {
+      const Vec cube = _mm512_mul_ps(_mm512_mul_ps(x, x), x);
+      const Vec inner = _mm512_fmadd_ps(cube, all(0.044715f), x);
+      return _mm512_fmadd_ps(half, hyperbolic_tangent(_mm512_mul_ps(inner, all(0.79788456f))), half);
+    }
+  }
+}
+
+// ---- linear layers -------------------------------------------------------------------------
+
+// What the three precisions differ in: the words they multiply, and how a sum becomes a float.
+struct Fp32 {
+  using Sum = __m512;
+  static constexpr int kInputs = 1;  // inputs of a word
+  static Sum start(const Linear&, int) { return _mm512_setzero_ps(); }
+  static Sum add(Sum sum, __m512i x, __m512i w) {
+    return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(w), sum);
+  }
+  static Vec finish(const Linear&, int, float, Sum sum) { return sum; }
+  static float convert(const float* from, int count, uint32_t* to) {
+    std::memcpy(to, from, sizeof(float) * count);
+    return 1.0f;
+  }
+};
+
+struct Bf16 {
+  using Sum = __m512;
+  static constexpr int kInputs = 2;
+  static Sum start(const Linear&, int) { return _mm512_setzero_ps(); }
+  static Sum add(Sum sum, __m512i x, __m512i w) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
+  }
+  static Vec finish(const Linear&, int, float, Sum sum) { return sum; }
+  static float convert(const float* from, int count, uint32_t* to) {
+    for (int i = 0; i < count; i += kLanes) {
+      const __m256bh half = _mm512_cvtneps_pbh(load(from + i));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i / 2), (__m256i)half);
+    }
+    return 1.0f;
+  }
+};
+
+// One scale a token, of its own largest input; one scale an output of the weight.
+struct Int8 {
+  using Sum = Ints;
+  static constexpr int kInputs = 4;
+  static Sum start(const Linear& linear, int output) {
+    return (Ints)_mm512_loadu_si512(linear.start + output);
+  }
+  static Sum add(Sum sum, __m512i x, __m512i w) {
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, x, w);
+  }
+  static Vec finish(const Linear& linear, int output, float scale, Sum sum) {
+    return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps((__m512i)sum), load(linear.scale + output)),
+                         all(scale));
+  }
+  static float convert(const float* from, int count, uint32_t* to) {
+    Vec most = _mm512_setzero_ps();
+    for (int i = 0; i < count; i += kLanes) most = _mm512_max_ps(most, _mm512_abs_ps(load(from + i)));
+    const float largest = std::max(_mm512_reduce_max_ps(most), 1e-30f);
+    const Vec inverse = all(127.0f / largest);
+    for (int i = 0; i < count; i += kLanes) {
+      const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(load(from + i), inverse));
+      const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(q, _mm512_set1_epi32(128)));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i / 4), bytes);
+    }
+    return largest / 127.0f;
+  }
+};
+
+// Tokens as words; `stride` counts words from token to token.
+struct Operand {
+  const uint32_t* words;
+  int stride;
+  const float* scales;
+};
+
+// What follows the product: + bias, + low-rank components, activation, + residual.
+struct Epilogue {
+  float* out;
+  int out_stride;
+  const float* residual;  // of `out_stride` too, or null
+  int activation;         // or -1
+  const Batch* batch;     // null where no adapter has a component here
+  int first_token, layer, site;
+  const float* coefficients;  // [token of the batch, columns]
+};
+
+inline void add_low_rank(const LowRank& part, const float* coefficients, int outputs, int output,
+                         bool is_pair, Vec& y0, Vec& y1) {
+  if (part.up == nullptr) return;
+  int first = 0, count = part.rank;
+  if (part.parts) {
+    first = part.part_start[output / (outputs / part.parts)];
+    count = first < 0 ? 0 : part.part_rank;
+  }
+  const float* up = part.up + static_cast<int64_t>(first) * outputs + output;
+  for (int r = 0; r < count; ++r, up += outputs) {
+    const Vec c = all(coefficients[first + r]);
+    y0 = _mm512_fmadd_ps(c, load(up), y0);
+    if (is_pair) y1 = _mm512_fmadd_ps(c, load(up + kLanes), y1);
+  }
+}
+
+inline void put(const Epilogue& after, int64_t place, Vec y) {
+  if (after.activation >= 0) y = activate(after.activation, y);
+  if (after.residual) y = _mm512_add_ps(y, load(after.residual + place));
+  store(after.out + place, y);
+}
+
+// Not inlined: the registers of the product's loop stay free of it.
+__attribute__((noinline)) void finish_token(const Linear& linear, const Epilogue& after, int index,
+                                            int output, Vec y0, Vec y1) {
+  const bool is_pair = linear.outputs - output >= kPanel;
+  y0 = _mm512_add_ps(y0, load(linear.bias + output));
+  y1 = _mm512_add_ps(y1, load(linear.bias + output + kLanes));
+  if (after.batch) {
+    const int token = after.first_token + index;
+    const Adapter& adapter = *after.batch->adapters[after.batch->row_of_token[token]];
+    add_low_rank(adapter.layers[after.layer].sites[after.site],
+                 after.coefficients + static_cast<int64_t>(token) * after.batch->columns,
+                 linear.outputs, output, is_pair, y0, y1);
+  }
+  const int64_t place = static_cast<int64_t>(index) * after.out_stride + output;
+  put(after, place, y0);
+  if (is_pair) put(after, place + kLanes, y1);
+}
+
+template <class Format, int tokens>
+void project_tile(const Linear& linear, const Operand& x, int first, int output,
+                  const Epilogue& after) {
+  const int words = linear.inputs / Format::kInputs;
+  const uint32_t* weight = linear.weight + static_cast<int64_t>(output) * words;
+  const uint32_t* const stop = weight + static_cast<int64_t>(words) * kPanel;
+  // a pointer for every third token: the two after it are one and two strides further, which an
+  // address can say by itself
+  constexpr int kBases = (tokens + 2) / 3;
+  const int64_t stride = x.stride;
+  const uint32_t* inputs[kBases];
+#pragma GCC unroll 14
+  for (int i = 0; i < kBases; ++i) inputs[i] = x.words + (first + 3 * i) * stride;
+  typename Format::Sum sums[tokens][2];
+#pragma GCC unroll 14
+  for (int t = 0; t < tokens; ++t) {
+    sums[t][0] = Format::start(linear, output);
+    sums[t][1] = Format::start(linear, output + kLanes);
+  }
+  for (; weight != stop; weight += kPanel) {
+    const __m512i w0 = _mm512_loadu_si512(weight);
+    const __m512i w1 = _mm512_loadu_si512(weight + kLanes);
+#pragma GCC unroll 14
+    for (int t = 0; t < tokens; ++t) {
+      const __m512i word = _mm512_set1_epi32(static_cast<int>(inputs[t / 3][t % 3 * stride]));
+      sums[t][0] = Format::add(sums[t][0], word, w0);
+      sums[t][1] = Format::add(sums[t][1], word, w1);
+    }
+#pragma GCC unroll 14
+    for (int i = 0; i < kBases; ++i) ++inputs[i];
+  }
+#pragma GCC unroll 14
+  for (int t = 0; t < tokens; ++t) {
+    const float scale = x.scales ? x.scales[first + t] : 1.0f;
+    finish_token(linear, after, first + t, output,
+                 Format::finish(linear, output, scale, sums[t][0]),
+                 Format::finish(linear, output + kLanes, scale, sums[t][1]));
+  }
+}
+
+template <class Format, int tokens>
+void project_rest(const Linear& linear, const Operand& x, int first, int count, int output,
+                  const Epilogue& after) {
+  if constexpr (tokens > 0) {
+    if (count == tokens) return project_tile<Format, tokens>(linear, x, first, output, after);
+    project_rest<Format, tokens - 1>(linear, x, first, count, output, after);
+  }
+}
+
+template <class Format>
+void project(const Linear& linear, const Operand& x, int tokens, const Epilogue& after) {
+  for (int output = 0; output < linear.outputs; output += kPanel) {
+    int first = 0;
+    for (; first + kTile <= tokens; first += kTile) {
+      project_tile<Format, kTile>(linear, x, first, output, after);
+    }
+    project_rest<Format, kTile - 1>(linear, x, first, tokens - first, output, after);
+  }
+}
+
+// ---- small parts ---------------------------------------------------------------------------
+
+void normalize(const LayerNorm& norm, float eps, int hidden, const float* x, float* y) {
+  Vec sum = _mm512_setzero_ps();
+  for (int i = 0; i < hidden; i += kLanes) sum = _mm512_add_ps(sum, load(x + i));
+  const Vec mean = all(_mm512_reduce_add_ps(sum) / static_cast<float>(hidden));
+  Vec squares = _mm512_setzero_ps();
+  for (int i = 0; i < hidden; i += kLanes) {
+    const Vec d = _mm512_sub_ps(load(x + i), mean);
+    squares = _mm512_fmadd_ps(d, d, squares);
+  }
+  const float variance = _mm512_reduce_add_ps(squares) / static_cast<float>(hidden);
+  const Vec inverse = all(1.0f / std::sqrt(variance + eps));
+  for (int i = 0; i < hidden; i += kLanes) {
+    const Vec d = _mm512_mul_ps(_mm512_sub_ps(load(x + i), mean), inverse);
+    store(y + i, _mm512_fmadd_ps(d, load(norm.weight + i), load(norm.bias + i)));
+  }
+}
+
+// low[t] = x[t] down + bias; the gates' columns pass through the logistic function.
+template <int tokens>
+void lower_tile(const LowRank& part, int inputs, const float* x, int x_stride, float* low,
+                int columns) {
+  const int width = part.rank + part.gates;
+  for (int column = 0; column < width; column += kPanel) {
+    const int left = width - column;
+    const __mmask16 m0 = first_lanes(left), m1 = first_lanes(left - kLanes);
+    const float* down = part.down + column;
+    Vec sums[tokens][2];
+    for (int t = 0; t < tokens; ++t) {
+      sums[t][0] = _mm512_maskz_loadu_ps(m0, part.bias + column);
+      sums[t][1] = _mm512_maskz_loadu_ps(m1, part.bias + column + kLanes);
+    }
+    for (int k = 0; k < inputs; ++k, down += width) {
+      const Vec d0 = _mm512_maskz_loadu_ps(m0, down);
+      const Vec d1 = _mm512_maskz_loadu_ps(m1, down + kLanes);
+      for (int t = 0; t < tokens; ++t) {
+        const Vec value = all(x[t * x_stride + k]);
+        sums[t][0] = _mm512_fmadd_ps(value, d0, sums[t][0]);
+        sums[t][1] = _mm512_fmadd_ps(value, d1, sums[t][1]);
+      }
+    }
+    for (int t = 0; t < tokens; ++t) {
+      for (int v = 0; v < 2 && column + v * kLanes < columns; ++v) {
+        store(low + t * columns + column + v * kLanes, sums[t][v]);
+      }
+    }
+  }
+  for (int t = 0; t < tokens; ++t) {
+    for (int g = part.rank; g < width; g += kLanes) {
+      float* gates = low + t * columns + g;
+      const __mmask16 mask = first_lanes(width - g);
+      _mm512_mask_storeu_ps(gates, mask, sigmoid(_mm512_maskz_loadu_ps(mask, gates)));
+    }
+  }
+}
+
+template <int tokens>
+void lower_rest(const LowRank& part, int count, int inputs, const float* x, int x_stride,
+                float* low, int columns) {
+  if constexpr (tokens > 0) {
+    if (count == tokens) return lower_tile<tokens>(part, inputs, x, x_stride, low, columns);
+    lower_rest<tokens - 1>(part, count, inputs, x, x_stride, low, columns);
+  }
+}
+
+// ---- attention -----------------------------------------------------------------------------
+
+struct AttentionSpace {
+  float *keys, *values, *scores;  // [size, padded keys], [keys, size], [kQueries, padded keys]
+};
+
+// One head of one row: `keys` of them, `padded` to whole vectors.
+struct Head {
+  const float* queries;
+  float* out;
+  int query_stride, out_stride;
+  int keys, padded, size;
+  AttentionSpace space;
+};
+
+// scores[i][key ..] = q[i] · k[key]; what is behind the last key becomes as good as -inf.
+template <int queries, int vectors>
+void score_tile(const Head& head, int first, int key) {
+  const float* q = head.queries + static_cast<int64_t>(first) * head.query_stride;
+  const int stride = head.query_stride;
+  Vec sums[queries][vectors];
+#pragma GCC unroll 6
+  for (int i = 0; i < queries; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) sums[i][v] = _mm512_setzero_ps();
+  }
+  const float* k = head.space.keys + key;
+  for (int d = 0; d < head.size; ++d, k += head.padded) {
+    Vec columns[vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) columns[v] = load(k + v * kLanes);
+#pragma GCC unroll 6
+    for (int i = 0; i < queries; ++i) {
+      const Vec x = all(q[i * stride + d]);
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) sums[i][v] = _mm512_fmadd_ps(x, columns[v], sums[i][v]);
+    }
+  }
+  const __mmask16 mask = first_lanes(head.keys - key - (vectors - 1) * kLanes);
+  float* scores = head.space.scores + key;
+#pragma GCC unroll 6
+  for (int i = 0; i < queries; ++i) {
+    sums[i][vectors - 1] = _mm512_mask_mov_ps(all(-1e30f), mask, sums[i][vectors - 1]);
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) store(scores + i * head.padded + v * kLanes, sums[i][v]);
+  }
+}
+
+template <int queries>
+void score(const Head& head, int first) {
+  int key = 0;
+  for (; key + 4 * kLanes <= head.padded; key += 4 * kLanes) {
+    score_tile<queries, 4>(head, first, key);
+  }
+  switch ((head.padded - key) / kLanes) {
+    case 3:
+      return score_tile<queries, 3>(head, first, key);
+    case 2:
+      return score_tile<queries, 2>(head, first, key);
+    case 1:
+      return score_tile<queries, 1>(head, first, key);
+  }
+}
+
+// scores = exp((scores - max) / √size); returns one over each query's sum of them.
+template <int queries>
+void soften(const Head& head, Vec (&inverse)[queries]) {
+  const Vec scale = all(1.0f / std::sqrt(static_cast<float>(head.size)));
+  Vec top[queries], total[queries];
+#pragma GCC unroll 6
+  for (int i = 0; i < queries; ++i) {
+    top[i] = all(-1e30f);
+    total[i] = _mm512_setzero_ps();
+  }
+  float* const scores = head.space.scores;
+  for (int key = 0; key < head.padded; key += kLanes) {
+#pragma GCC unroll 6
+    for (int i = 0; i < queries; ++i) {
+      top[i] = _mm512_max_ps(top[i], load(scores + i * head.padded + key));
+    }
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < queries; ++i) top[i] = all(_mm512_reduce_max_ps(top[i]));
+  for (int key = 0; key < head.padded; key += kLanes) {
+#pragma GCC unroll 6
+    for (int i = 0; i < queries; ++i) {
+      float* s = scores + i * head.padded + key;
+      const Vec e = exponential(_mm512_mul_ps(_mm512_sub_ps(load(s), top[i]), scale));
+      store(s, e);
+      total[i] = _mm512_add_ps(total[i], e);
+    }
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < queries; ++i) inverse[i] = all(1.0f / _mm512_reduce_add_ps(total[i]));
+}
+
+// out[i][d ..] = Σ scores[i][key] v[key][d ..] / Σ scores[i].
+template <int queries, int vectors>
+void gather_values(const Head& head, int first, int d, const Vec (&inverse)[queries]) {
+  Vec sums[queries][vectors];
+#pragma GCC unroll 6
+  for (int i = 0; i < queries; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) sums[i][v] = _mm512_setzero_ps();
+  }
+  const float* value = head.space.values + d;
+  const float* scores = head.space.scores;
+  for (int key = 0; key < head.keys; ++key, value += head.size) {
+    Vec columns[vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) columns[v] = load(value + v * kLanes);
+#pragma GCC unroll 6
+    for (int i = 0; i < queries; ++i) {
+      const Vec p = all(scores[i * head.padded + key]);
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) sums[i][v] = _mm512_fmadd_ps(p, columns[v], sums[i][v]);
+    }
+  }
+  float* out = head.out + static_cast<int64_t>(first) * head.out_stride + d;
+#pragma GCC unroll 6
+  for (int i = 0; i < queries; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      store(out + i * head.out_stride + v * kLanes, _mm512_mul_ps(sums[i][v], inverse[i]));
+    }
+  }
+}
+
+template <int queries>
+void attend_queries(const Head& head, int first) {
+  Vec inverse[queries];
+  score<queries>(head, first);
+  soften<queries>(head, inverse);
+  int d = 0;
+  for (; d + 4 * kLanes <= head.size; d += 4 * kLanes) {
+    gather_values<queries, 4>(head, first, d, inverse);
+  }
+  for (; d + 2 * kLanes <= head.size; d += 2 * kLanes) {
+    gather_values<queries, 2>(head, first, d, inverse);
+  }
+  for (; d < head.size; d += kLanes) gather_values<queries, 1>(head, first, d, inverse);
+}
+
+template <int queries>
+void attend_rest(const Head& head, int first, int count) {
+  if constexpr (queries > 0) {
+    if (count == queries) return attend_queries<queries>(head, first);
+    attend_rest<queries - 1>(head, first, count);
+  }
+}
+
+// Transposes 16 rows of 16 numbers, in four rounds of pairs.
+inline void transpose(__m512 (&x)[16]) {
+  __m512 y[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    y[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+    y[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const __m512d a = _mm512_castps_pd(y[i + j]), b = _mm512_castps_pd(y[i + j + 2]);
+      x[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+      x[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512 a = _mm512_shuffle_f32x4(x[j], x[j + 4], 0x88);
+    const __m512 b = _mm512_shuffle_f32x4(x[j], x[j + 4], 0xdd);
+    const __m512 c = _mm512_shuffle_f32x4(x[j + 8], x[j + 12], 0x88);
+    const __m512 d = _mm512_shuffle_f32x4(x[j + 8], x[j + 12], 0xdd);
+    y[j] = _mm512_shuffle_f32x4(a, c, 0x88);
+    y[j + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
+    y[j + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
+    y[j + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) x[i] = y[i];
+}
+
+// Copies vectors of a head times their gate: keys as columns from `at` on, values as rows.
+void take_keys(const float* from, int stride, int count, float gate, int at, const Head& head) {
+  const Vec g = all(gate);
+  for (int first = 0; first < count; first += kLanes) {
+    const int left = count - first;
+    const __mmask16 mask = first_lanes(left);
+    for (int d = 0; d < head.size; d += kLanes) {
+      const float* x = from + static_cast<int64_t>(first) * stride + d;
+      Vec rows[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        rows[i] = i < left ? _mm512_mul_ps(load(x + i * stride), g) : _mm512_setzero_ps();
+      }
+      transpose(rows);
+      float* to = head.space.keys + static_cast<int64_t>(d) * head.padded + at + first;
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) _mm512_mask_storeu_ps(to + i * head.padded, mask, rows[i]);
+    }
+  }
+}
+
+void take_values(const float* from, int stride, int count, float gate, int at, const Head& head) {
+  float* to = head.space.values + static_cast<int64_t>(at) * head.size;
+  for (int t = 0; t < count; ++t, from += stride, to += head.size) {
+    for (int d = 0; d < head.size; d += kLanes) {
+      store(to + d, _mm512_mul_ps(load(from + d), all(gate)));
+    }
+  }
+}
+
+// ---- the forward pass ----------------------------------------------------------------------
+
+// Where a thread's own space begins, and what is shared; all sizes in floats.
+struct Sizes {
+  int hidden, fused, inner;  // strides
+  int padded_keys;
+  int64_t shared, own;
+  int64_t words, scales, inner_space, residual_space, keys, values, scores;  // within `own`
+
+  Sizes(const Encoder& encoder, const Batch& batch) {
+    hidden = encoder.hidden + kPad;
+    fused = 3 * encoder.hidden + kPad;
+    inner = encoder.intermediate + kPad;
+    padded_keys = round_up(batch.most_keys, kLanes);
+    const int size = encoder.hidden / encoder.heads;
+    const bool keeps_inner = (batch.sites >> kFfnDown) & 1;
+    shared = static_cast<int64_t>(batch.tokens) *
+             (fused + 2 * hidden + 3 * batch.columns + (keeps_inner ? inner : 0));
+    words = 0;
+    scales = words + static_cast<int64_t>(kBlock) * inner;
+    inner_space = scales + kBlock + kPad;
+    residual_space = inner_space + static_cast<int64_t>(kBlock) * inner;
+    keys = residual_space + hidden;
+    values = keys + static_cast<int64_t>(size) * padded_keys;
+    scores = values + static_cast<int64_t>(padded_keys) * size;
+    own = scores + static_cast<int64_t>(kQueries) * padded_keys;
+    own = (own + 1023) / 1024 * 1024;
+  }
+};
+
+template <class Format>
+class Pass {
+ public:
+  Pass(const Encoder& encoder, const Batch& batch, float* hidden, float* space, int threads)
+      : encoder_(encoder), batch_(batch), sizes_(encoder, batch), threads_(threads) {
+    const int64_t tokens = batch.tokens;
+    hidden_ = hidden;
+    qkv_ = space;
+    context_ = qkv_ + tokens * sizes_.fused;
+    x1_ = context_ + tokens * sizes_.hidden;
+    low_in_ = x1_ + tokens * sizes_.hidden;
+    low_ = low_in_ + tokens * batch.columns;
+    low_out_ = low_ + tokens * batch.columns;
+    inner_ = has(kFfnDown) ? low_out_ + tokens * batch.columns : nullptr;
+    own_ = space + sizes_.shared;
+    // as many blocks for each thread, none larger than kBlock
+    const int each = (batch.tokens + threads * kBlock - 1) / (threads * kBlock);
+    block_ = (batch.tokens + threads * each - 1) / (threads * each);
+    blocks_ = (batch.tokens + block_ - 1) / block_;
+  }
+
+  void run() {
+#pragma omp parallel num_threads(threads_)
+    {
+      blocks([&](int first, int count) { embed(first, count); });
+      for (int layer = 0; layer < encoder_.layer_count; ++layer) run_layer(layer);
+    }
+  }
+
+ private:
+  const Encoder& encoder_;
+  const Batch& batch_;
+  const Sizes sizes_;
+  const int threads_;
+  float *hidden_, *qkv_, *context_, *x1_, *low_in_, *low_, *low_out_, *inner_, *own_;
+  int block_, blocks_;
+
+  bool has(int site) const { return (batch_.sites >> site) & 1; }
+  float* own() const { return own_ + omp_get_thread_num() * sizes_.own; }
+  const Adapter& adapter_of(int token) const {
+    return *batch_.adapters[batch_.row_of_token[token]];
+  }
+
+  // Ends with a barrier: the next phase may read what any thread wrote.
+  template <class Work>
+  void blocks(Work work) const {
+#pragma omp for schedule(dynamic, 1)
+    for (int i = 0; i < blocks_; ++i) {
+      const int first = i * block_;
+      work(first, std::min(block_, batch_.tokens - first));
+    }
+  }
+
+  void run_layer(int index) {
+    const Layer& layer = encoder_.layers[index];
+    blocks([&](int first, int count) {
+      scale_low(low_in_, index, kAttentionIn, first, count);
+      product(layer.qkv, hidden_, sizes_.hidden, first, count,
+              {qkv_, sizes_.fused, nullptr, -1, nullptr, 0, index, kAttentionIn, low_in_});
+    });
+    attend(index);
+    if (has(kAttentionOut)) {
+      blocks([&](int first, int count) {
+        lower(context_, sizes_.hidden, encoder_.hidden, index, kAttentionOut, low_, first, count);
+      });
+    }
+    blocks([&](int first, int count) {
+      attention_out(index, first, count);
+      if (!has(kFfnUp)) {
+        ffn_up(index, first, count);
+        if (!has(kFfnDown)) ffn_down(index, first, count);
+      }
+    });
+    if (has(kFfnUp)) {
+      blocks([&](int first, int count) {
+        lower(x1_, sizes_.hidden, encoder_.hidden, index, kFfnUp, low_, first, count);
+      });
+      blocks([&](int first, int count) {
+        ffn_up(index, first, count);
+        if (!has(kFfnDown)) ffn_down(index, first, count);
+      });
+    }
+    if (has(kFfnDown)) {
+      blocks([&](int first, int count) {
+        lower(inner_, sizes_.inner, encoder_.intermediate, index, kFfnDown, low_, first, count);
+      });
+      blocks([&](int first, int count) { ffn_down(index, first, count); });
+    }
+    blocks([&](int first, int count) { finish_layer(index, first, count); });
+  }
+
+  void embed(int first, int count) {
+    const int hidden = encoder_.hidden;
+    for (int token = first; token < first + count; ++token) {
+      float* y = hidden_ + static_cast<int64_t>(token) * sizes_.hidden;
+      const int64_t id = batch_.ids[token], position = batch_.positions[token];
+      if (id < 0) {
+        std::memcpy(y, adapter_of(token).prompt + position * hidden, sizeof(float) * hidden);
+        continue;
+      }
+      const float* word = encoder_.word + id * hidden;
+      const float* place = encoder_.position + position * hidden;
+      const float* type = encoder_.type + static_cast<int64_t>(batch_.types[token]) * hidden;
+      for (int i = 0; i < hidden; i += kLanes) {
+        store(y + i, _mm512_add_ps(_mm512_add_ps(load(word + i), load(place + i)), load(type + i)));
+      }
+      normalize(encoder_.embedding_norm, encoder_.eps, hidden, y, y);
+    }
+    lower(hidden_, sizes_.hidden, hidden, 0, kAttentionIn, low_in_, first, count);
+  }
+
+  // Computes the site's columns for tokens of the block, adapter by adapter.
+  void lower(const float* x, int x_stride, int inputs, int layer, int site, float* low, int first,
+             int count) const {
+    if (!has(site)) return;
+    const int last = first + count;
+    for (int token = first; token < last;) {
+      const Adapter& adapter = adapter_of(token);
+      int stop = token;
+      while (stop < last && &adapter_of(stop) == &adapter) ++stop;
+      const LowRank& part = adapter.layers[layer].sites[site];
+      constexpr int kTokens = 12;
+      for (; token < stop && part.rank + part.gates > 0; token += kTokens) {
+        lower_rest<kTokens>(part, std::min(kTokens, stop - token), inputs,
+                            x + static_cast<int64_t>(token) * x_stride, x_stride,
+                            low + static_cast<int64_t>(token) * batch_.columns, batch_.columns);
+      }
+      token = stop;
+    }
+  }
+
+  float gate_of_row(const float* low, int row, int column) const {
+    const int start = batch_.starts[row], stop = batch_.starts[row + 1];
+    float sum = 0.0f;
+    for (int t = start; t < stop; ++t) sum += low[static_cast<int64_t>(t) * batch_.columns + column];
+    return sum / static_cast<float>(stop - start);
+  }
+
+  // Turns low into coefficients of `up`: times the row's gates. Gate columns stay as they are.
+  void scale_low(float* low, int layer, int site, int first, int count) const {
+    if (!has(site)) return;
+    for (int token = first; token < first + count;) {
+      const int row = batch_.row_of_token[token];
+      const int stop = std::min(first + count, batch_.starts[row + 1]);
+      const Adapter& adapter = *batch_.adapters[row];
+      const LowRank& part = adapter.layers[layer].sites[site];
+      for (int gate = 0; gate < part.lora_gates; ++gate) {
+        const float g = gate_of_row(low, row, part.rank + gate);
+        const int each = part.rank / part.lora_gates;
+        for (int t = token; t < stop; ++t) {
+          float* values = low + static_cast<int64_t>(t) * batch_.columns + gate * each;
+          for (int r = 0; r < each; ++r) values[r] *= g;
+        }
+      }
+      token = stop;
+    }
+  }
+
+  // Multiplies the block's tokens of `x`; `after.out` and `after.residual` are those of token 0.
+  void product(const Linear& linear, const float* x, int x_stride, int first, int count,
+               Epilogue after) {
+    float* space = own();
+    float* scales = space + sizes_.scales;
+    x += static_cast<int64_t>(first) * x_stride;
+    Operand operand{reinterpret_cast<const uint32_t*>(x), x_stride, nullptr};
+    if constexpr (Format::kInputs > 1) {
+      auto* words = reinterpret_cast<uint32_t*>(space + sizes_.words);
+      const int stride = linear.inputs / Format::kInputs + kPad;
+      for (int t = 0; t < count; ++t) {
+        scales[t] = Format::convert(x + static_cast<int64_t>(t) * x_stride, linear.inputs,
+                                    words + static_cast<int64_t>(t) * stride);
+      }
+      operand = {words, stride, scales};
+    }
+    after.out += static_cast<int64_t>(first) * after.out_stride;
+    if (after.residual) after.residual += static_cast<int64_t>(first) * after.out_stride;
+    after.batch = has(after.site) ? &batch_ : nullptr;
+    after.first_token = first;
+    project<Format>(linear, operand, count, after);
+  }
+
+  void attend(int index) const {
+    const int heads = encoder_.heads, items = batch_.rows * heads;
+    // neighbours share memory: a thread takes a run of them
+    const int run = std::max(1, items / (8 * threads_));
+#pragma omp for schedule(dynamic, run)
+    for (int item = 0; item < items; ++item) attend_head(index, item / heads, item % heads);
+  }
+
+  void attend_head(int index, int row, int which) const {
+    const int hidden = encoder_.hidden, size = hidden / encoder_.heads, offset = which * size;
+    const int64_t start = batch_.starts[row];
+    const int tokens = batch_.starts[row + 1] - batch_.starts[row];
+    const Adapter& adapter = *batch_.adapters[row];
+    const int prefix = adapter.prefix_length, keys = prefix + tokens;
+    const float* fused = qkv_ + start * sizes_.fused + offset;
+    float* space = own();
+    const Head head{fused,
+                    context_ + start * sizes_.hidden + offset,
+                    sizes_.fused,
+                    sizes_.hidden,
+                    keys,
+                    round_up(keys, kLanes),
+                    size,
+                    {space + sizes_.keys, space + sizes_.values, space + sizes_.scores}};
+    if (prefix) {
+      const AdapterLayer& layer = adapter.layers[index];
+      float key_gate = 1.0f, value_gate = 1.0f;
+      if (adapter.prefix_gates) {
+        const LowRank& part = layer.sites[kAttentionIn];
+        const int column = part.rank + part.lora_gates;
+        key_gate = value_gate = gate_of_row(low_in_, row, column);
+        if (adapter.prefix_gates == 2) value_gate = gate_of_row(low_in_, row, column + 1);
+      }
+      take_keys(layer.prefix_keys + offset, hidden, prefix, key_gate, 0, head);
+      take_values(layer.prefix_values + offset, hidden, prefix, value_gate, 0, head);
+    }
+    take_keys(fused + hidden, sizes_.fused, tokens, 1.0f, prefix, head);
+    take_values(fused + 2 * hidden, sizes_.fused, tokens, 1.0f, prefix, head);
+    for (int t = 0; t < tokens; t += kQueries) {
+      attend_rest<kQueries>(head, t, std::min(kQueries, tokens - t));
+    }
+  }
+
+  void attention_out(int index, int first, int count) {
+    const Layer& layer = encoder_.layers[index];
+    scale_low(low_, index, kAttentionOut, first, count);
+    product(layer.attention_out, context_, sizes_.hidden, first, count,
+            {x1_, sizes_.hidden, hidden_, -1, nullptr, 0, index, kAttentionOut, low_});
+    for (int token = first; token < first + count; ++token) {
+      float* x = x1_ + static_cast<int64_t>(token) * sizes_.hidden;
+      normalize(layer.attention_norm, encoder_.eps, encoder_.hidden, x, x);
+    }
+  }
+
+  // The inner states stay in the thread's own space unless another phase has to read them.
+  float* inner_of(int first) {
+    return inner_ ? inner_ : own() + sizes_.inner_space - static_cast<int64_t>(first) * sizes_.inner;
+  }
+
+  void ffn_up(int index, int first, int count) {
+    scale_low(low_, index, kFfnUp, first, count);
+    product(encoder_.layers[index].ffn_up, x1_, sizes_.hidden, first, count,
+            {inner_of(first), sizes_.inner, nullptr, encoder_.activation, nullptr, 0, index, kFfnUp,
+             low_});
+  }
+
+  // Leaves f + x₁ in the place of the attention's context, which nobody reads any more.
+  void ffn_down(int index, int first, int count) {
+    const Layer& layer = encoder_.layers[index];
+    scale_low(low_, index, kFfnDown, first, count);
+    product(layer.ffn_down, inner_of(first), sizes_.inner, first, count,
+            {context_, sizes_.hidden, x1_, -1, nullptr, 0, index, kFfnDown, low_});
+    if (!has(kBottleneck)) return;
+    for (int token = first; token < first + count; ++token) {
+      const int64_t place = static_cast<int64_t>(token) * sizes_.hidden;
+      normalize(layer.ffn_norm, encoder_.eps, encoder_.hidden, context_ + place, x1_ + place);
+    }
+    lower(x1_, sizes_.hidden, encoder_.hidden, index, kBottleneck, low_out_, first, count);
+  }
+
+  // h' = LN₂(f + g u + x₁), and what the next layer's first site needs of it.
+  void finish_layer(int index, int first, int count) {
+    const Layer& layer = encoder_.layers[index];
+    const int hidden = encoder_.hidden;
+    for (int token = first; token < first + count;) {
+      const int row = batch_.row_of_token[token];
+      const int stop = std::min(first + count, batch_.starts[row + 1]);
+      const Adapter& adapter = *batch_.adapters[row];
+      const LowRank& part = adapter.layers[index].sites[kBottleneck];
+      float gate = 1.0f;
+      if (part.up && adapter.is_bottleneck_gated) gate = gate_of_row(low_out_, row, part.rank);
+      for (; token < stop; ++token) {
+        float* x = context_ + static_cast<int64_t>(token) * sizes_.hidden;
+        if (part.up) {
+          add_bottleneck(part, adapter.activation, gate,
+                         low_out_ + static_cast<int64_t>(token) * batch_.columns, x);
+        }
+        normalize(layer.ffn_norm, encoder_.eps, hidden, x,
+                  hidden_ + static_cast<int64_t>(token) * sizes_.hidden);
+      }
+    }
+    if (index + 1 < encoder_.layer_count) {
+      lower(hidden_, sizes_.hidden, hidden, index + 1, kAttentionIn, low_in_, first, count);
+    }
+  }
+
+  void add_bottleneck(const LowRank& part, int activation, float gate, float* low, float* x) const {
+    for (int r = 0; r < part.rank; r += kLanes) {
+      const __mmask16 mask = first_lanes(part.rank - r);
+      const Vec u = activate(activation, _mm512_maskz_loadu_ps(mask, low + r));
+      _mm512_mask_storeu_ps(low + r, mask, _mm512_mul_ps(u, all(gate)));
+    }
+    int i = 0;
+    for (; i + 8 * kLanes <= encoder_.hidden; i += 8 * kLanes) raise<8>(part, gate, low, i, x);
+    for (; i < encoder_.hidden; i += kLanes) raise<1>(part, gate, low, i, x);
+  }
+
+  // x[i ..] += low up + gate · bias.
+  template <int vectors>
+  void raise(const LowRank& part, float gate, const float* low, int i, float* x) const {
+    const int hidden = encoder_.hidden;
+    const float* up = part.up + i;
+    Vec sums[vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) sums[v] = load(x + i + v * kLanes);
+    for (int r = 0; r <= part.rank; ++r, up += hidden) {
+      const Vec c = all(r < part.rank ? low[r] : gate);
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) {
+        sums[v] = _mm512_fmadd_ps(c, load(up + v * kLanes), sums[v]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) store(x + i + v * kLanes, sums[v]);
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+// Floats of workspace that `upt_encode` needs.
+int64_t upt_workspace(const Encoder* encoder, const Batch* batch, int32_t threads) {
+  const Sizes sizes(*encoder, *batch);
+  return sizes.shared + threads * sizes.own;
+}
+
+// Writes the last hidden states [tokens, hidden + 16] to `hidden`.
+void upt_encode(const Encoder* encoder, const Batch* batch, float* hidden, float* workspace,
+                int32_t threads) {
+  switch (encoder->precision) {
+    case kFp32:
+      return Pass<Fp32>(*encoder, *batch, hidden, workspace, threads).run();
+    case kBf16:
+      return Pass<Bf16>(*encoder, *batch, hidden, workspace, threads).run();
+    default:
+      return Pass<Int8>(*encoder, *batch, hidden, workspace, threads).run();
+  }
+}
+}

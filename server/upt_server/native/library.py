@@ -1,0 +1,187 @@
+"""The compiled kernel: its structures, and whether this machine can run it.
+
+``kernel.cpp`` is the other half of every structure here; the order of the fields is the contract.
+"""
+
+import ctypes
+import hashlib
+import os
+from ctypes import POINTER, c_float, c_int32, c_int64, c_uint32
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Number = Literal["fp32", "bf16", "int8"]
+
+SITES = ("attention_in", "attention_out", "ffn_up", "ffn_down", "bottleneck")
+NUMBERS: tuple[Number, ...] = ("fp32", "bf16", "int8")
+ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "gelu_new")
+LANES, PANEL = 16, 32
+
+_LIBRARY = Path(__file__).with_name("libupt_kernel.so")
+_FEATURES: dict[Number, frozenset[str]] = {
+    "fp32": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"}),
+    "bf16": frozenset({"avx512_bf16"}),
+    "int8": frozenset({"avx512_vnni"}),
+}
+_Floats = POINTER(c_float)
+FloatPointer: TypeAlias = "ctypes._Pointer[c_float]"
+
+
+class Linear(ctypes.Structure):
+    """A packed linear layer."""
+
+    _fields_ = (
+        ("weight", POINTER(c_uint32)),
+        ("bias", _Floats),
+        ("scale", _Floats),
+        ("start", POINTER(c_int32)),
+        ("inputs", c_int32),
+        ("outputs", c_int32),
+    )
+
+
+class LayerNorm(ctypes.Structure):
+    """A LayerNorm's weights."""
+
+    _fields_ = (("weight", _Floats), ("bias", _Floats))
+
+
+class Layer(ctypes.Structure):
+    """One transformer layer."""
+
+    _fields_ = (
+        ("qkv", Linear),
+        ("attention_out", Linear),
+        ("ffn_up", Linear),
+        ("ffn_down", Linear),
+        ("attention_norm", LayerNorm),
+        ("ffn_norm", LayerNorm),
+    )
+
+
+class Encoder(ctypes.Structure):
+    """The backbone; ``precision`` and ``activation`` index NUMBERS and ACTIVATIONS."""
+
+    _fields_ = (
+        ("word", _Floats),
+        ("position", _Floats),
+        ("type", _Floats),
+        ("embedding_norm", LayerNorm),
+        ("layers", POINTER(Layer)),
+        ("eps", c_float),
+        ("precision", c_int32),
+        ("activation", c_int32),
+        ("layer_count", c_int32),
+        ("hidden", c_int32),
+        ("intermediate", c_int32),
+        ("heads", c_int32),
+    )
+
+
+class LowRank(ctypes.Structure):
+    """A component of an adapter at one site; all zero where there is none."""
+
+    _fields_ = (
+        ("down", _Floats),
+        ("bias", _Floats),
+        ("up", _Floats),
+        ("rank", c_int32),
+        ("gates", c_int32),
+        ("lora_gates", c_int32),
+        ("parts", c_int32),
+        ("part_rank", c_int32),
+        ("part_start", c_int32 * 3),
+    )
+
+
+class AdapterLayer(ctypes.Structure):
+    """One layer of an adapter."""
+
+    _fields_ = (
+        ("sites", LowRank * len(SITES)),
+        ("prefix_keys", _Floats),
+        ("prefix_values", _Floats),
+    )
+
+
+class Adapter(ctypes.Structure):
+    """An adapter; ``activation`` is the bottleneck's."""
+
+    _fields_ = (
+        ("layers", POINTER(AdapterLayer)),
+        ("prompt", _Floats),
+        ("prefix_length", c_int32),
+        ("prefix_gates", c_int32),
+        ("activation", c_int32),
+        ("is_bottleneck_gated", c_int32),
+    )
+
+
+class Batch(ctypes.Structure):
+    """The rows of one forward pass."""
+
+    _fields_ = (
+        ("adapters", POINTER(POINTER(Adapter))),
+        ("starts", POINTER(c_int32)),
+        ("row_of_token", POINTER(c_int32)),
+        ("ids", POINTER(c_int32)),
+        ("positions", POINTER(c_int32)),
+        ("types", POINTER(c_int32)),
+        ("rows", c_int32),
+        ("tokens", c_int32),
+        ("columns", c_int32),
+        ("most_keys", c_int32),
+        ("sites", c_int32),
+    )
+
+
+@cache
+def load_kernel() -> ctypes.CDLL:
+    """Load the compiled kernel.
+
+    Raises:
+        OSError: it was not built, since there was no compiler at installation.
+    """
+    kernel = ctypes.CDLL(str(_LIBRARY))
+    kernel.upt_workspace.argtypes = (POINTER(Encoder), POINTER(Batch), c_int32)
+    kernel.upt_workspace.restype = c_int64
+    kernel.upt_encode.argtypes = (POINTER(Encoder), POINTER(Batch), _Floats, _Floats, c_int32)
+    kernel.upt_encode.restype = None
+    return kernel
+
+
+def missing_for(number: Number) -> str | None:
+    """Say what this machine lacks to run the kernel on such numbers; None if nothing."""
+    if not _LIBRARY.is_file():
+        return "the native kernel was not built: install again where a C++ compiler is found"
+    lacking = (_FEATURES["fp32"] | _FEATURES[number]) - frozenset(_cpu_facts().split())
+    return f"the CPU lacks {', '.join(sorted(lacking))}" if lacking else None
+
+
+def digest() -> str:
+    """Return a digest of the compiled kernel, empty if there is none."""
+    return hashlib.sha256(_LIBRARY.read_bytes()).hexdigest() if _LIBRARY.is_file() else ""
+
+
+def machine() -> list[str]:
+    """Return what tells this machine's CPU from another's."""
+    lines = _cpu_facts().splitlines()
+    models = {line for line in lines if line.startswith(("model name", "flags"))}
+    return [*sorted(models), str(os.cpu_count())]
+
+
+def floats(array: NDArray[np.generic]) -> "FloatPointer":
+    """Point at an array of fp32; it has to be kept alive."""
+    return array.ctypes.data_as(_Floats)
+
+
+@cache
+def _cpu_facts() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,129 @@
+"""Runs mixed batches on the compiled kernel (docs/decisions/005-native-kernel.md)."""
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from upt_server.native import library
+from upt_server.native.adapter import AdapterTable
+from upt_server.native.backbone import PackedBackbone
+from upt_server.native.library import LANES, Number, floats, load_kernel
+from upt_zoo.nn.adapter import PreparedAdapter, prepare
+from upt_zoo.nn.encoder import Encoder
+from upt_zoo.nn.heads import head_logits
+from upt_zoo.nn.packing import Row
+from upt_zoo.spec import AdapterSpec
+
+_Ints = NDArray[np.int32]
+_ALIGNMENT = 64  # bytes of a cache line
+
+
+class NativeRunner:
+    """Runs the kernel; adapters are prepared in fp32, ``number`` is what the backbone multiplies.
+
+    A row's answer is the same to the last bit whatever rows stand beside it.
+    """
+
+    def __init__(self, encoder: Encoder, number: Number, *, threads: int) -> None:
+        self.name = f"native-{number}"
+        self._backbone = PackedBackbone(encoder, number)
+        self._kernel, self._threads = load_kernel(), threads
+        self._tables: WeakKeyDictionary[PreparedAdapter, AdapterTable] = WeakKeyDictionary()
+        self._workspace = np.empty(0, np.float32)
+
+    def prepare(self, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> PreparedAdapter:
+        """Fuse the adapter's tensors in fp32 and lay out the kernel's table of them."""
+        adapter = prepare(spec, tensors, dtype=torch.float32)
+        self._table(adapter)
+        return adapter
+
+    def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        """Return each row's logits, in the rows' order: [output], or [token, 2] for spans."""
+        # rows of one adapter stand together: its tensors are then read once
+        order = sorted(range(len(rows)), key=lambda index: id(rows[index].adapter))
+        sorted_rows = [rows[index] for index in order]
+        batch = _Batch(sorted_rows, [self._table(row.adapter) for row in sorted_rows])
+        hidden = torch.from_numpy(self._encode(batch))
+        logits: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
+        with torch.inference_mode():
+            for index, row, stop in zip(order, sorted_rows, batch.starts[1:].tolist(), strict=True):
+                real = hidden[stop - len(row.ids) : stop, :-LANES]
+                logits[index] = head_logits(row.adapter.head, real, [len(row.ids)])[0].numpy()
+        return logits
+
+    def _table(self, adapter: PreparedAdapter) -> AdapterTable:
+        table = self._tables.get(adapter)
+        if table is None:
+            table = self._tables[adapter] = AdapterTable(adapter)
+        return table
+
+    def _encode(self, batch: "_Batch") -> NDArray[np.float32]:
+        """Return the last hidden states [token, hidden + 16] in packed order."""
+        encoder = self._backbone.struct
+        struct = batch.struct(self._backbone)
+        hidden = np.empty((struct.tokens, encoder.hidden + LANES), np.float32)
+        size = self._kernel.upt_workspace(encoder, struct, self._threads) + _ALIGNMENT
+        if self._workspace.size < size:
+            self._workspace = np.empty(size, np.float32)
+        start = -self._workspace.ctypes.data % _ALIGNMENT // self._workspace.itemsize
+        space = floats(self._workspace[start:])
+        self._kernel.upt_encode(encoder, struct, floats(hidden), space, self._threads)
+        return hidden
+
+
+class _Batch:
+    """Rows one behind the other, each row's prompt vectors in front of its real tokens."""
+
+    def __init__(self, rows: Sequence[Row], tables: Sequence[AdapterTable]) -> None:
+        self._tables = tables
+        real = np.array([len(row.ids) for row in rows])
+        prompts = np.array([table.prompt_length for table in tables])
+        lengths = real + prompts
+        self.starts: _Ints = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        self._row_of_token: _Ints = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
+        place = np.arange(self.starts[-1], dtype=np.int32) - self.starts[self._row_of_token]
+        is_prompt = place < prompts[self._row_of_token]
+        self._ids: _Ints = np.full(len(place), -1, np.int32)
+        self._ids[~is_prompt] = np.concatenate([row.ids for row in rows])
+        self._types: _Ints = np.zeros(len(place), np.int32)
+        self._types[~is_prompt] = np.concatenate([row.type_ids for row in rows])
+        self._is_prompt, self._prompts, self._place = is_prompt, prompts, place
+        self._most_keys = max(
+            int(length) + table.prefix_length for length, table in zip(lengths, tables, strict=True)
+        )
+
+    def struct(self, backbone: PackedBackbone) -> library.Batch:
+        """Return the kernel's view of the batch, valid as long as this object lives."""
+        real_place = self._place - self._prompts[self._row_of_token] + backbone.first_position
+        positions = np.where(self._is_prompt, self._place, real_place).astype(np.int32)
+        self._positions = positions
+        if not backbone.has_types:
+            self._types[:] = 0
+        self._pointers = (ctypes.POINTER(library.Adapter) * len(self._tables))(
+            *(ctypes.pointer(table.struct) for table in self._tables)
+        )
+        sites = 0
+        for table in self._tables:
+            sites |= table.sites
+        return library.Batch(
+            adapters=self._pointers,
+            starts=_ints(self.starts),
+            row_of_token=_ints(self._row_of_token),
+            ids=_ints(self._ids),
+            positions=_ints(positions),
+            types=_ints(self._types),
+            rows=len(self._tables),
+            tokens=len(self._ids),
+            columns=max(table.columns for table in self._tables),
+            most_keys=self._most_keys,
+            sites=sites,
+        )
+
+
+def _ints(array: _Ints) -> "ctypes._Pointer[ctypes.c_int32]":
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))

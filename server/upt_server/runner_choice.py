@@ -1,0 +1,192 @@
+"""Which runner computes: the one asked for, or the fastest that this machine has.
+
+``auto`` measures every runner of the precision on one batch of mixed lengths, once for a machine,
+a backbone and a version of the code; the cache remembers the outcome.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from upt_server.native import library
+from upt_server.native.backbone import unsupported_shape
+from upt_server.native.runner import NativeRunner
+from upt_server.precision import RUNNERS, Precision, RunnerChoice, RunnerName
+from upt_server.runner import Runner, TorchRunner
+from upt_zoo.backbone import Backbone, EncoderConfig
+from upt_zoo.errors import InvalidSpec
+from upt_zoo.nn.adapter import PreparedAdapter, PreparedHead, PreparedLayer, Structure
+from upt_zoo.nn.encoder import load_encoder
+from upt_zoo.nn.linear import is_bf16_fast
+from upt_zoo.nn.packing import Row
+from upt_zoo.spec import Head
+
+_LOGGER = logging.getLogger(__name__)
+
+_NUMBERS: dict[RunnerName, library.Number] = {
+    "native-fp32": "fp32",
+    "native-bf16": "bf16",
+    "native-int8": "int8",
+}
+_LENGTHS = (8, 16, 32, 64, 128) * 4  # tokens of the rows that are measured
+_WARM_UPS, _ROUNDS = 2, 5
+
+
+def load_runner(
+    backbone: Backbone,
+    precision: Precision,
+    *,
+    wanted: RunnerChoice,
+    threads: int,
+    cache: Path | None,
+) -> Runner:
+    """Load the runner that is wanted, or the fastest one of the precision.
+
+    ``cache`` is the file that remembers what was measured; None measures anew.
+
+    Raises:
+        InvalidSpec: the wanted runner is of another precision, or this machine cannot run it.
+        Corrupt: the backbone's weights are damaged.
+    """
+    names = RUNNERS[precision]
+    if wanted != "auto" and wanted not in names:
+        raise InvalidSpec(
+            f"runner {wanted}: precision {precision} has {', '.join(names)}; name one of them or "
+            f"change the precision"
+        )
+    missing = {name: reason for name in names if (reason := missing_for(name, backbone.config))}
+    able = [name for name in names if name not in missing]
+    if wanted in missing or not able:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise InvalidSpec(f"precision {precision}, runner {wanted}, on this machine: {reasons}")
+    load = _Loader(backbone, threads)
+    if wanted != "auto":
+        return load(wanted)
+    for name, reason in missing.items():
+        _LOGGER.info("runner %s is out of the question: %s", name, reason)
+    return load(able[0]) if len(able) == 1 else _fastest(load, able, _Memory(cache, backbone))
+
+
+def missing_for(name: RunnerName, config: EncoderConfig) -> str | None:
+    """Say what this machine or the kernel lacks to run so; None if nothing."""
+    if name in _NUMBERS:
+        return library.missing_for(_NUMBERS[name]) or unsupported_shape(config)
+    if name == "torch-bf16" and not is_bf16_fast():
+        return "the CPU does not multiply bf16"
+    return None
+
+
+class _Loader:
+    """Loads runners on one backbone; the fp32 encoder is read once."""
+
+    def __init__(self, backbone: Backbone, threads: int) -> None:
+        self.config, self.threads, self._backbone = backbone.config, threads, backbone
+        self._exact = load_encoder(backbone)
+
+    def __call__(self, name: RunnerName) -> Runner:
+        if name in _NUMBERS:
+            return NativeRunner(self._exact, _NUMBERS[name], threads=self.threads)
+        if name == "torch-bf16":
+            return TorchRunner(load_encoder(self._backbone, dtype=torch.bfloat16))
+        return TorchRunner(self._exact)
+
+
+class _Memory:
+    """What was measured, by everything that would change it; a damaged file counts as none."""
+
+    def __init__(self, file: Path | None, backbone: Backbone) -> None:
+        self._file, self._backbone = file, backbone
+
+    def key(self, names: list[RunnerName], threads: int) -> str:
+        facts = [
+            names,
+            threads,
+            torch.__version__,
+            library.digest(),
+            library.machine(),
+            self._backbone.identity.digest,
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def read(self) -> dict[str, dict[RunnerName, float]]:
+        try:
+            return dict(json.loads(self._file.read_text(encoding="utf-8"))) if self._file else {}
+        except (OSError, ValueError):
+            return {}
+
+    def write(self, key: str, measured: dict[RunnerName, float]) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            partial = self._file.with_suffix(".partial")
+            partial.write_text(json.dumps(self.read() | {key: measured}), encoding="utf-8")
+            partial.replace(self._file)
+        except OSError as error:
+            _LOGGER.warning("what the runners took is not remembered: %s", error)
+
+
+def _fastest(load: _Loader, names: list[RunnerName], memory: _Memory) -> Runner:
+    key = memory.key(names, load.threads)
+    known = memory.read().get(key, {})
+    if set(known) == set(names):
+        best = min(names, key=lambda name: known[name])
+        _LOGGER.info("runner %s: %s, measured earlier", best, _shown(known))
+        return load(best)
+    runners = {name: load(name) for name in names}
+    measured = {name: _measure(runner, load.config) for name, runner in runners.items()}
+    memory.write(key, measured)
+    best = min(names, key=lambda name: measured[name])
+    _LOGGER.info("runner %s: %s", best, _shown(measured))
+    return runners[best]
+
+
+def _shown(measured: dict[RunnerName, float]) -> str:
+    times = ", ".join(f"{name} {milliseconds:.1f} ms" for name, milliseconds in measured.items())
+    return f"{times} for {len(_LENGTHS)} rows of {min(_LENGTHS)} to {max(_LENGTHS)} tokens"
+
+
+def _measure(
+    runner: Runner, config: EncoderConfig, clock: Callable[[], float] = perf_counter
+) -> float:
+    """Return the median milliseconds of a batch without adapters, which cost all alike."""
+    adapter = _bare(config)
+    rows = [
+        Row(ids=[1] * length, type_ids=[0] * length, adapter=adapter)
+        for length in (min(length, config.max_tokens) for length in _LENGTHS)
+    ]
+    times = []
+    for _ in range(_WARM_UPS + _ROUNDS):
+        started = clock()
+        runner.run(rows)
+        times.append((clock() - started) * 1000)
+    return median(times[_WARM_UPS:])
+
+
+def _bare(config: EncoderConfig) -> PreparedAdapter:
+    nothing = PreparedLayer(
+        attention_in=None,
+        attention_out=None,
+        ffn_up=None,
+        ffn_down=None,
+        bottleneck=None,
+        prefix_keys=None,
+        prefix_values=None,
+    )
+    head = PreparedHead(
+        spec=Head(kind="regression", outputs=1),
+        dense=None,
+        out=(torch.zeros(1, config.hidden_size), torch.zeros(1)),
+    )
+    return PreparedAdapter(
+        structure=Structure.bare(),
+        prompt=None,
+        layers=(nothing,) * config.num_hidden_layers,
+        head=head,
+    )

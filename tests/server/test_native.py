@@ -1,0 +1,271 @@
+"""The native kernel beside torch's forward pass, and every row beside itself alone, to the bit."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from upt_server.native import library
+from upt_server.native.adapter import AdapterTable
+from upt_server.native.backbone import PackedBackbone, unsupported_shape
+from upt_server.native.library import NUMBERS, SITES, Number
+from upt_server.native.runner import NativeRunner
+from upt_server.runner import TorchRunner
+from upt_testing.adapters import CLASSIFICATION, tiny_spec
+from upt_testing.backbones import HIDDEN, write_tiny_backbone
+from upt_testing.mixtures import ALL_TARGETS, ROWS, mixed_rows, mixed_specs, random_row, ready
+from upt_zoo.backbone import Backbone, resolve_backbone
+from upt_zoo.catalogue import embedded_catalogue
+from upt_zoo.nn.adapter import PreparedAdapter
+from upt_zoo.nn.encoder import Encoder, load_encoder
+from upt_zoo.nn.packing import Row
+from upt_zoo.spec import Bottleneck, Family, Lora
+
+Logits = list[NDArray[np.float32]]
+Make = Callable[..., NativeRunner]
+
+EXACT = 1e-4
+
+
+def skip_without(number: Number) -> None:
+    if reason := library.missing_for(number):
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta"])
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    family: Family = request.param
+    return write_tiny_backbone(tmp_path_factory.mktemp(family), family, heads=2)
+
+
+@pytest.fixture(scope="module")
+def encoder(backbone: Backbone) -> Encoder:
+    return load_encoder(backbone)
+
+
+@pytest.fixture(scope="module")
+def rows(encoder: Encoder, backbone: Backbone) -> list[Row]:
+    return mixed_rows(encoder, mixed_specs(backbone.identity), dtype=torch.float32)
+
+
+@pytest.fixture(params=NUMBERS)
+def number(request: pytest.FixtureRequest) -> Number:
+    chosen: Number = request.param
+    skip_without(chosen)
+    return chosen
+
+
+def worst(ones: Sequence[NDArray[np.float32]], others: Sequence[NDArray[np.float32]]) -> float:
+    for one, other in zip(ones, others, strict=True):
+        assert one.shape == other.shape
+        assert np.isfinite(one).all()
+    return max(float(np.abs(a - b).max()) for a, b in zip(ones, others, strict=True))
+
+
+def are_equal(ones: Sequence[NDArray[np.float32]], others: Sequence[NDArray[np.float32]]) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(ones, others, strict=True))
+
+
+# The same maths as torch
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_every_kind_of_adapter_agrees_with_torch(
+    encoder: Encoder, rows: list[Row], threads: int
+) -> None:
+    skip_without("fp32")
+    runner = NativeRunner(encoder, "fp32", threads=threads)
+    assert worst(runner.run(rows), TorchRunner(encoder).run(rows)) < EXACT
+
+
+@pytest.mark.parametrize("index", range(ROWS))
+def test_each_kind_of_adapter_alone_agrees_with_torch(
+    encoder: Encoder, rows: list[Row], index: int
+) -> None:
+    skip_without("fp32")
+    runner = NativeRunner(encoder, "fp32", threads=2)
+    assert worst(runner.run([rows[index]]), TorchRunner(encoder).run([rows[index]])) < EXACT
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu_new", "gelu_pytorch_tanh"])
+def test_the_encoders_other_activations_agree_with_torch(
+    backbone: Backbone, rows: list[Row], activation: str
+) -> None:
+    skip_without("fp32")
+    config = backbone.config.model_copy(update={"hidden_act": activation})
+    encoder = load_encoder(
+        Backbone(
+            directory=backbone.directory,
+            config=config,
+            identity=backbone.identity,
+        )
+    )
+    runner = NativeRunner(encoder, "fp32", threads=2)
+    assert worst(runner.run(rows[:8]), TorchRunner(encoder).run(rows[:8])) < EXACT
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 6, 7, 13, 14, 15, 16, 17, 31, 33, 57, 64, 65, 300])
+def test_every_length_of_row_agrees_with_torch(
+    encoder: Encoder, rows: list[Row], length: int
+) -> None:
+    skip_without("fp32")
+    row = random_row(encoder, rows[-1].adapter, length, seed=length)
+    runner = NativeRunner(encoder, "fp32", threads=2)
+    assert worst(runner.run([row]), TorchRunner(encoder).run([row])) < EXACT
+
+
+@pytest.mark.parametrize(("rank", "size"), [(1, 1), (15, 16), (16, 17), (17, 33), (40, 100)])
+def test_every_width_of_a_component_agrees_with_torch(
+    encoder: Encoder, backbone: Backbone, rank: int, size: int
+) -> None:
+    skip_without("fp32")
+    spec = tiny_spec(
+        backbone=backbone.identity,
+        lora=Lora(rank=rank, alpha=rank, targets=ALL_TARGETS, gated=True),
+        bottleneck=Bottleneck(size=size, activation="silu", gated=True),
+        head=CLASSIFICATION,
+    )
+    row = random_row(encoder, ready(spec, seed=rank, dtype=torch.float32), 40, seed=size)
+    runner = NativeRunner(encoder, "fp32", threads=2)
+    assert worst(runner.run([row]), TorchRunner(encoder).run([row])) < EXACT
+
+
+# Batch mates change nothing, to the last bit, in every precision
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    chosen=st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=ROWS),
+    threads=st.integers(1, 4),
+)
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_a_rows_answer_is_the_same_to_the_bit_in_any_batch(
+    encoder: Encoder, rows: list[Row], kind: Number, chosen: list[int], threads: int
+) -> None:
+    skip_without(kind)
+    runner = NativeRunner(encoder, kind, threads=threads)
+    answers = runner.run([rows[index] for index in chosen])
+    alone = NativeRunner(encoder, kind, threads=1)
+    assert are_equal(answers, [alone.run([rows[index]])[0] for index in chosen])
+
+
+def test_what_an_earlier_batch_left_behind_changes_nothing(
+    encoder: Encoder, rows: list[Row], number: Number
+) -> None:
+    runner = NativeRunner(encoder, number, threads=2)
+    first = runner.run(rows)
+    runner._workspace.fill(np.nan)
+    assert are_equal(runner.run(rows), first)
+
+
+# Real adapters on the real backbone
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[Encoder, list[PreparedAdapter]]:
+    encoder = load_encoder(resolve_backbone())
+    catalogue = embedded_catalogue()
+    torch_runner = TorchRunner(encoder)
+    adapters = []
+    for reference in catalogue.list():
+        spec, arrays = catalogue.load(catalogue.resolve(reference))
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        adapters.append(torch_runner.prepare(spec, tensors))
+    return encoder, adapters
+
+
+# measured on rows like these, relative to the largest logit of the row: bf16 0.03, int8 0.16
+@pytest.mark.parametrize(("kind", "most"), [("fp32", 1e-4), ("bf16", 0.06), ("int8", 0.3)])
+def test_shipped_adapters_answer_as_with_torch(
+    real: tuple[Encoder, list[PreparedAdapter]], kind: Number, most: float
+) -> None:
+    skip_without(kind)
+    encoder, adapters = real
+    source = np.random.RandomState(0)
+    rows = [
+        random_row(encoder, adapter, int(length), seed=index)
+        for index, length in enumerate(source.randint(8, 128, 4))
+        for adapter in adapters
+    ]
+    expected = TorchRunner(encoder).run(rows)
+    given = NativeRunner(encoder, kind, threads=2).run(rows)
+    for one, other in zip(given, expected, strict=True):
+        assert np.abs(one - other).max() <= most * max(1.0, float(np.abs(other).max()))
+
+
+# The kernel's forms, on any machine
+
+
+def unpacked(packed: library.Linear, number: Number) -> NDArray[np.float32]:
+    """Read a packed weight back as [output, input]."""
+    inputs, outputs = packed.inputs, packed.outputs
+    each = {"fp32": 1, "bf16": 2, "int8": 4}[number]
+    panels, words = -(-outputs // library.PANEL), inputs // each
+    raw = np.ctypeslib.as_array(packed.weight, (panels, words, library.PANEL))
+    if number == "fp32":
+        values = raw.view(np.float32)[..., None]
+    elif number == "bf16":
+        halves = raw.view(np.uint16).reshape(panels, words, library.PANEL, each)
+        values = (halves.astype(np.uint32) << 16).view(np.float32)
+    else:
+        scale = np.ctypeslib.as_array(packed.scale, (panels * library.PANEL,))
+        bytes_ = raw.view(np.int8).reshape(panels, words, library.PANEL, each)
+        values = bytes_ * scale.reshape(panels, 1, library.PANEL, 1)
+    whole = values.transpose(0, 2, 1, 3).reshape(panels * library.PANEL, inputs)
+    assert not whole[outputs:].any()
+    return np.asarray(whole[:outputs], np.float32)
+
+
+@pytest.mark.parametrize(("kind", "error"), [("fp32", 0.0), ("bf16", 2**-8), ("int8", 1 / 254)])
+def test_packed_weights_are_the_backbones(encoder: Encoder, kind: Number, error: float) -> None:
+    packed = PackedBackbone(encoder, kind)
+    layer = packed.struct.layers[1]
+    for name in ("qkv", "attention_out", "ffn_up", "ffn_down"):
+        weight, bias = getattr(encoder.layers[1], name).parameters()
+        linear = getattr(layer, name)
+        largest = weight.abs().amax(1, keepdim=True).numpy()
+        difference = np.abs(unpacked(linear, kind) - weight.numpy())
+        assert (difference <= error * largest * 1.001).all()
+        given_bias = np.ctypeslib.as_array(linear.bias, (linear.outputs,))
+        assert np.array_equal(given_bias, bias.numpy())
+
+
+def test_int8_sums_start_from_what_the_shifted_inputs_add(encoder: Encoder) -> None:
+    packed = PackedBackbone(encoder, "int8")  # owns what its structures point at
+    linear = packed.struct.layers[0].ffn_down
+    scale = np.ctypeslib.as_array(linear.scale, (HIDDEN,))
+    weight = np.rint(unpacked(linear, "int8") / scale[:, None])
+    start = np.ctypeslib.as_array(linear.start, (HIDDEN,))
+    assert np.array_equal(start, -128 * weight.sum(1))
+
+
+def test_a_table_points_at_the_adapters_own_tensors(rows: list[Row]) -> None:
+    adapter = rows[-1].adapter  # LoRA everywhere, prefix, bottleneck, prompt
+    table = AdapterTable(adapter)
+    assert table.sites == (1 << len(SITES)) - 1
+    for index, site in enumerate(SITES):
+        part = getattr(adapter.layers[1], site)
+        struct = table.struct.layers[1].sites[index]
+        assert (struct.rank + struct.gates) == part.down.shape[1]
+        down = np.ctypeslib.as_array(struct.down, tuple(part.down.shape))
+        assert np.array_equal(down, part.down.numpy())
+    assert list(table.struct.layers[0].sites[0].part_start) == [0, 2, 4]
+
+
+def test_the_parts_of_a_fused_product_are_found_by_target(backbone: Backbone) -> None:
+    lora = Lora(rank=3, alpha=3.0, targets=("v", "q"), gated=True)
+    spec = tiny_spec(backbone=backbone.identity, lora=lora, head=CLASSIFICATION)
+    table = AdapterTable(ready(spec, seed=0, dtype=torch.float32))
+    assert list(table.struct.layers[0].sites[0].part_start) == [0, -1, 3]
+    assert table.sites == 1
+
+
+def test_sizes_that_the_kernel_has_no_code_for_are_named(tmp_path: Path) -> None:
+    odd = write_tiny_backbone(tmp_path, heads=4).config
+    assert unsupported_shape(odd) == "multiples of 16 are needed, got head size 8"
+    assert unsupported_shape(resolve_backbone().config) is None
