@@ -6,9 +6,7 @@ from functools import partial
 
 from upt_zoo.errors import InvalidReference
 from upt_zoo.references import Reference
-from upt_zoo.store import Store, StoredAdapter
-
-_Stamp = tuple[int, int, int]
+from upt_zoo.store import Stamp, Store, StoredAdapter
 
 
 class Resolver:
@@ -21,8 +19,7 @@ class Resolver:
     def __init__(self, store: Store, backbone_digest: str, threads: ThreadPoolExecutor) -> None:
         self._store, self._threads = store, threads
         self._resolve = partial(store.resolve, backbone=backbone_digest)
-        self._index_file = store.root / "index.json"
-        self._stamp: _Stamp | None = None
+        self._stamp: Stamp | None = None
         self._known: dict[Reference, StoredAdapter] = {}
 
     async def resolve(self, reference: Reference) -> StoredAdapter:
@@ -37,7 +34,7 @@ class Resolver:
             raise InvalidReference(
                 f"{reference}: the server answers from its own store; leave out {reference.remote}/"
             )
-        stamp = self._read_stamp()
+        stamp = self._store.stamp()
         if stamp != self._stamp:
             self._stamp, self._known = stamp, {}
         known = self._known  # a later index gets a memory of its own
@@ -52,11 +49,3 @@ class Resolver:
     async def references(self) -> tuple[Reference, ...]:
         """Return every version that can be named, by name, then from oldest to newest."""
         return await get_running_loop().run_in_executor(self._threads, self._store.list)
-
-    def _read_stamp(self) -> _Stamp | None:
-        """Tell one index from the next: each is a file of its own, renamed into its place."""
-        try:
-            status = self._index_file.stat()
-        except FileNotFoundError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino

@@ -79,16 +79,29 @@ class StoredAdapter:
         return sum(blob.size for blob in self.manifest.blobs)
 
 
+Stamp = tuple[int, int, int]  # time of change, size, inode
+
+
 class Store:
     """Adapters in an OCI image layout; a directory that does not exist is an empty store.
 
-    Instances hold no state but the path: any number, in any process and thread, may use one root.
+    Any number of instances, in any process and thread, may use one root: an instance remembers the
+    index only as long as its file is the same one.
     """
 
     def __init__(self, root: Path, *, is_read_only: bool = False) -> None:
         self.root = root
         self._is_read_only = is_read_only
         self._blobs = root / "blobs" / "sha256"
+        self._known: tuple[Stamp | None, Index, dict[str, dict[str, str]]] | None = None
+
+    def stamp(self) -> Stamp | None:
+        """Tell one index from the next: each is a file of its own; None while there is none."""
+        try:
+            status = (self.root / "index.json").stat()
+        except FileNotFoundError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
 
     def publish(
         self,
@@ -150,11 +163,7 @@ class Store:
             AdapterNotFound: no such name, tag or digest.
             Corrupt: the tag has another digest than the one asked for, or the blobs are damaged.
         """
-        digests = {
-            version: digest
-            for (name, version), digest in self._index().adapters().items()
-            if name == reference.name
-        }
+        digests = self._digests().get(reference.name, {})
         version = _select_version(reference, digests)
         if version is None:
             raise self._not_found(reference, digests)
@@ -172,16 +181,16 @@ class Store:
 
     def list(self) -> tuple[Reference, ...]:
         """Return every version with its digest, by name, then from oldest to newest version."""
-        digests = self._index().adapters()
+        digests = self._digests()
         return tuple(
-            Reference(name=name, tag=version, digest=digests[name, version])
-            for name, version in sorted(digests, key=lambda key: (key[0], version_order(key[1])))
+            Reference(name=name, tag=version, digest=digests[name][version])
+            for name in sorted(digests)
+            for version in sorted(digests[name], key=version_order)
         )
 
     def versions(self, name: str) -> tuple[str, ...]:
         """Return an adapter's versions from lowest to highest; none if the name is unknown."""
-        versions = [version for known, version in self._index().adapters() if known == name]
-        return tuple(sorted(versions, key=version_order))
+        return tuple(sorted(self._digests().get(name, {}), key=version_order))
 
     def load(self, stored: StoredAdapter) -> tuple[AdapterSpec, dict[str, Array]]:
         """Read the spec and the tensors; the arrays are the caller's own.
@@ -215,7 +224,23 @@ class Store:
         self.load(fresh)
         self.card(fresh)
 
-    def _index(self) -> Index:
+    def _digests(self) -> Mapping[str, Mapping[str, str]]:
+        """Map each name to its versions and their digests."""
+        return self._read_index()[1]
+
+    def _read_index(self) -> tuple[Index, dict[str, dict[str, str]]]:
+        """Parse the index, unless the file is the one that was parsed before."""
+        stamp = self.stamp()  # before reading: a file that comes in between is read again
+        known = self._known
+        if known is None or known[0] != stamp:
+            index = self._parse_index()
+            digests: dict[str, dict[str, str]] = {}
+            for (name, version), digest in index.adapters().items():
+                digests.setdefault(name, {})[version] = digest
+            self._known = known = (stamp, index, digests)
+        return known[1:]
+
+    def _parse_index(self) -> Index:
         try:
             return Index.from_json(_read_file(self.root / "index.json", _MAX_INDEX_BYTES))
         except FileNotFoundError:
@@ -259,8 +284,7 @@ class Store:
     def _not_found(self, reference: Reference, versions: Iterable[str]) -> AdapterNotFound:
         if versions := sorted(versions, key=version_order):
             return AdapterNotFound(f"no {reference} in {self.root}; it has {', '.join(versions)}")
-        names = {name for name, _ in self._index().adapters()}
-        close = difflib.get_close_matches(reference.name, names)
+        close = difflib.get_close_matches(reference.name, self._digests())
         hint = f"; did you mean {' or '.join(close)}?" if close else ";"
         return AdapterNotFound(
             f"no adapter {reference.name} in {self.root}{hint} `upt-zoo ls` lists what is here, "
@@ -269,8 +293,9 @@ class Store:
 
     def _add(self, manifest: bytes, blobs: Iterable[bytes]) -> StoredAdapter:
         """Write the blobs, then the manifest, then the index; the caller holds the lock."""
-        index, added, digest = self._index(), Manifest.from_json(manifest), digest_of(manifest)
-        present = index.adapters().get((added.name, added.version))
+        index, digests = self._read_index()
+        added, digest = Manifest.from_json(manifest), digest_of(manifest)
+        present = digests.get(added.name, {}).get(added.version)
         if present not in (None, digest):
             raise Conflict(
                 f"{added.name}:{added.version} exists in {self.root} with the digest {present}, "
