@@ -4,6 +4,7 @@ Owned by the event loop; reading, checking and preparing an adapter happens on a
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from upt_zoo.nn.adapter import PreparedAdapter
 from upt_zoo.references import Reference
 from upt_zoo.store import Store, StoredAdapter
 
+_LOGGER = logging.getLogger(__name__)
 _LOAD_THREADS = 2
 
 
@@ -148,6 +150,15 @@ class Residency:
 
     def _read(self, stored: StoredAdapter) -> PreparedAdapter:
         spec, arrays = self._store.load(stored)
+        trained = spec.lineage.precision
+        if (trained == "int8") != self._runner.name.endswith("int8"):
+            # bf16 and fp32 give the same metrics within 0.1 point (docs/decisions/log.md)
+            _LOGGER.warning(
+                "%s learnt on a backbone in %s and is served by %s: its metrics may not hold",
+                stored.reference,
+                trained,
+                self._runner.name,
+            )
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return self._runner.prepare(spec, tensors)
 

@@ -135,6 +135,22 @@ def test_every_width_of_a_component_agrees_with_torch(
     assert worst(runner.run([row]), TorchRunner(encoder).run([row])) < EXACT
 
 
+def test_int8_agrees_with_the_int8_that_training_computes(
+    backbone: Backbone, encoder: Encoder, rows: list[Row]
+) -> None:
+    skip_without("int8")
+    runner = NativeRunner(encoder, "int8", threads=2)
+    imitation = TorchRunner(load_encoder(backbone, is_int8=True))
+    differences = [
+        float(np.abs(one - other).max())
+        for one, other in zip(runner.run(rows), imitation.run(rows), strict=True)
+    ]
+    # a last bit may round to the neighbouring step of int8, which then spreads; seldom far
+    assert np.median(differences) < 0.01
+    distance_to_exact = worst(runner.run(rows), TorchRunner(encoder).run(rows))
+    assert max(differences) < distance_to_exact
+
+
 # Batch mates change nothing, to the last bit, in every precision
 
 

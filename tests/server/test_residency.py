@@ -271,3 +271,26 @@ async def test_damaged_bytes_are_refused_until_they_are_mended(
 async def test_the_server_opens_no_remote_for_a_caller(make: Make) -> None:
     with pytest.raises(InvalidReference, match="its own store"):
         await make().acquire(ref("file:///tmp/sst2"))
+
+
+@pytest.mark.parametrize(
+    ("trained", "runner", "is_told"),
+    [("fp32", "native-int8", True), ("int8", "torch-fp32", True), ("bf16", "torch-fp32", False)],
+)
+async def test_the_log_tells_of_an_adapter_that_learnt_on_other_numbers(
+    make: Make,
+    store: Store,
+    backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    trained: str,
+    runner: str,
+    is_told: bool,
+) -> None:
+    monkeypatch.setattr(FakeRunner, "name", runner)
+    spec = tiny_spec(backbone=backbone.identity, name="numbers")
+    lineage = spec.lineage.model_copy(update={"precision": trained})
+    spec = spec.model_copy(update={"lineage": lineage})
+    store.publish(spec, random_tensors(spec, 0), "")
+    with await make().acquire(ref("numbers")):
+        assert ("its metrics may not hold" in caplog.text) == is_told

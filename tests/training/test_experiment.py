@@ -214,6 +214,27 @@ def test_the_precision_is_that_of_the_machine_unless_the_recipe_says(
     assert found.spec.lineage.precision == "bf16"
 
 
+def test_an_adapter_may_learn_on_the_int8_backbone_that_will_serve_it(
+    recipe: Recipe, data: Path, backbone: Backbone
+) -> None:
+    found = train(recipe.model_copy(update={"precision": "int8", "dropout": 0.0}), data)
+    assert found.spec.lineage.precision == "int8"
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in found.tensors.items()}
+    adapter = prepare(found.spec, tensors, dtype=torch.float32)
+    split = read_split(find_task("sst2"), "dev", folder=data)
+    answers = answers_in_process(
+        load_encoder(backbone, is_int8=True),
+        adapter,
+        found.spec,
+        Tokenizer(backbone.tokenizer_file),
+        [example.texts for example in split.examples],
+    )
+    # the metrics of the card are those of int8
+    assert score(find_task("sst2"), split.examples, answers)["accuracy"] == pytest.approx(
+        found.spec.lineage.metrics["dev/accuracy"]
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

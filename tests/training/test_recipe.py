@@ -57,6 +57,7 @@ def test_every_key_is_read(file: Path) -> None:
         ("task: sst2\nlearning_rate: 0.1\n", "learning_rate"),
         ("task: sst2\npatience: 3\n", "patience needs holdout_rows"),
         ("task: sst2\nmethod: adapters\n", "method"),
+        ("task: sst2\nmethod: full\nprecision: int8\n", "learns the weights"),
         ("task: sst2\nepochs: 0\n", "epochs"),
         ("task: sst2\nbatch_size: many\n", "batch_size"),
         ("task: sst2\nadapter_rate: 1.5\n", "adapter_rate"),

@@ -64,6 +64,9 @@ def run(
     ] = None,
     method: Annotated[str | None, typer.Option(help="Instead of the recipe's own.")] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's own.")] = None,
+    backbone_precision: Annotated[
+        str | None, typer.Option(help="bf16, fp32 or int8, instead of the recipe's own.")
+    ] = None,
     max_minutes: Annotated[
         float | None, typer.Option(min=0.01, help="End the schedule after this time.")
     ] = None,
@@ -91,9 +94,8 @@ def run(
 
     if version is not None and not is_version(version):
         raise InvalidReference(f"--version: expected MAJOR.MINOR.PATCH, got {version!r}")
-    changes = {
-        name: value for name, value in {"method": method, "seed": seed}.items() if value is not None
-    }
+    wanted = {"method": method, "seed": seed, "precision": backbone_precision}
+    changes = {name: value for name, value in wanted.items() if value is not None}
     for recipe in _recipes(recipes or [], task, changes):
         _run(
             recipe,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from upt_zoo.tasks import Task, find_task
 from upt_zoo.tensors import Array
 from upt_zoo.tokenization import Tokenizer
 
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.float32}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ class Experiment:
     def __init__(self, recipe: Recipe, *, data_folder: Path | None) -> None:
         self.task = find_task(recipe.task)
         self._data_folder = data_folder
-        self.recipe = recipe.model_copy(update={"precision": _precision(recipe)})
+        self.recipe = recipe.model_copy(update={"precision": _ran_in(recipe)})
         self.backbone = resolve_backbone(recipe.backbone)
         _check_length(recipe, self.task, self.backbone)
         self._tokenizer = Tokenizer(self.backbone.tokenizer_file)
@@ -92,7 +93,7 @@ class Experiment:
         """
         torch.manual_seed(self.recipe.seed)
         draft = self._draft_spec()
-        encoder = load_encoder(self.backbone, dtype=_DTYPES[self.recipe.precision])
+        encoder = self._frozen_encoder(_DTYPES[self.recipe.precision])
         learner = self._learner(draft, encoder)
 
         def watch() -> dict[str, float]:
@@ -181,12 +182,12 @@ class Experiment:
     ) -> tuple[dict[str, Array], dict[str, float]]:
         """Return the tensors to publish and their metrics on all splits, as ``split/metric``.
 
-        The server runs in fp32, so metrics are computed there, whatever the training ran in.
+        They are computed as a server answers: in fp32, or in int8 for what was trained in int8.
         """
         wide: dict[str, Array] = {
             name: tensor.numpy() for name, tensor in learner.served_tensors().items()
         }
-        encoder = self._exact_encoder(learner)
+        encoder = self._serving_encoder(learner)
         metrics = self._score_splits(encoder, spec, wide, splits)
         narrow: dict[str, Array] = {
             name: tensor.astype(np.float16) for name, tensor in wide.items()
@@ -196,10 +197,13 @@ class Experiment:
         is_same = all(round(metrics[name], 1) == round(narrow_metrics[name], 1) for name in dev)
         return (narrow, narrow_metrics) if is_same else (wide, metrics)
 
-    def _exact_encoder(self, learner: Learner) -> Encoder:
+    def _serving_encoder(self, learner: Learner) -> Encoder:
         if isinstance(learner, FullLearner):
             return learner.trained_encoder()
-        return load_encoder(self.backbone)
+        return self._frozen_encoder(torch.float32)
+
+    def _frozen_encoder(self, dtype: torch.dtype) -> Encoder:
+        return load_encoder(self.backbone, dtype=dtype, is_int8=self.recipe.precision == "int8")
 
     def _score_splits(
         self,
@@ -234,7 +238,7 @@ class Experiment:
                 recipe=self.recipe.model_dump(mode="json"),
                 seed=self.recipe.seed,
                 code_version=importlib.metadata.version("upt-zoo"),
-                precision="bf16" if self.recipe.precision == "bf16" else "fp32",
+                precision=_ran_in(self.recipe),
                 metrics={},
                 trained_parameters=0,
                 served_parameters=0,
@@ -263,7 +267,7 @@ class Experiment:
         return draft.model_copy(update={"lineage": lineage})
 
 
-def _precision(recipe: Recipe) -> str:
+def _ran_in(recipe: Recipe) -> Literal["fp32", "bf16", "int8"]:
     if recipe.precision != "auto":
         return recipe.precision
     return "bf16" if is_bf16_fast() else "fp32"

@@ -28,7 +28,8 @@ class Recipe(BaseModel):
     ``lora_factor`` multiplies the LoRA product while training and is folded into B on publishing.
     ``gate_rate_share`` scales the gates' learning rate against the adapter's.
     ``files`` are the names of the train files, read one after the other. ``precision`` is that of
-    the backbone's products while training; ``auto`` is bf16 on CPUs that have it, else fp32.
+    the backbone's products while training; ``auto`` is bf16 on CPUs that have it, else fp32, and
+    ``int8`` computes in fp32 what a server with int8 products will.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -54,12 +55,18 @@ class Recipe(BaseModel):
     files: Annotated[tuple[str, ...], Field(min_length=1)] = ("train",)
     holdout_rows: Annotated[int, Field(ge=0)] = 0
     patience: _Count | None = None
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp32", "int8"] = "auto"
 
     @model_validator(mode="after")
     def _patience_needs_a_holdout(self) -> Self:
         if self.patience is not None and not self.holdout_rows:
             raise ValueError("patience needs holdout_rows: rows of train that watch the run")
+        return self
+
+    @model_validator(mode="after")
+    def _what_learns_is_not_rounded(self) -> Self:
+        if self.method == "full" and self.precision == "int8":
+            raise ValueError("full fine-tuning learns the weights that int8 would round")
         return self
 
     def changed(self, changes: Mapping[str, str | int]) -> Self:

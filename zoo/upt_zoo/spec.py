@@ -171,7 +171,7 @@ class Lineage(_Frozen):
     recipe: dict[str, JsonValue]
     seed: int
     code_version: str
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "int8"]
     metrics: dict[str, float]
     trained_parameters: Annotated[int, Field(ge=0, le=2**63 - 1)]
     served_parameters: Annotated[int, Field(ge=0, le=2**63 - 1)]

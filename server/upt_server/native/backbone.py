@@ -9,10 +9,9 @@ from upt_server.native import library
 from upt_server.native.library import ACTIVATIONS, LANES, NUMBERS, PANEL, Number, floats
 from upt_zoo.backbone import EncoderConfig
 from upt_zoo.nn.encoder import Encoder, LayerNorm
-from upt_zoo.nn.linear import Linear
+from upt_zoo.nn.linear import Linear, round_to_int8
 
 _INPUTS_OF_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
-_INT8_LIMIT = 127  # symmetric: -128 is not used
 _ACTIVATION_NAMES = {"gelu_pytorch_tanh": "gelu_new"}  # two names of one formula
 
 
@@ -69,10 +68,9 @@ class PackedBackbone:
         packed = library.Linear(inputs=inputs, outputs=outputs)
         packed.bias = self._floats(torch.nn.functional.pad(bias, (0, padded - outputs)))
         if number == "int8":
-            scale = weight.abs().amax(1).clamp_min(1e-30) / _INT8_LIMIT
-            weight = torch.round(weight / scale[:, None]).to(torch.int8)
+            weight, scale = round_to_int8(weight)
             # inputs are stored with 128 added: what that adds to each sum is taken off beforehand
-            start = -(_INT8_LIMIT + 1) * weight.sum(1, dtype=torch.int32)
+            start = -128 * weight.sum(1, dtype=torch.int32)
             packed.scale = self._floats(scale)
             packed.start = self._keep(start.numpy()).ctypes.data_as(type(packed.start))
         elif number == "bf16":

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from upt_zoo.backbone import Backbone, EncoderConfig, encoder_tensor_name
 from upt_zoo.errors import Corrupt
-from upt_zoo.nn.linear import FrozenLinear, LearningLinear, Linear
+from upt_zoo.nn.linear import FrozenLinear, Int8Linear, LearningLinear, Linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +91,13 @@ def load_tensors(backbone: Backbone) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in named if name is not None}
 
 
-def load_encoder(backbone: Backbone, *, dtype: torch.dtype = torch.float32) -> Encoder:
-    """Load the frozen encoder in ``dtype``."""
-    return build_encoder(backbone.config, load_tensors(backbone), dtype=dtype)
+def load_encoder(
+    backbone: Backbone, *, dtype: torch.dtype = torch.float32, is_int8: bool = False
+) -> Encoder:
+    """Load the frozen encoder in ``dtype``, with ``is_int8`` rounded as int8 serving rounds."""
+    tensors = load_tensors(backbone)
+    linear = Int8Linear if is_int8 else FrozenLinear
+    return build_encoder(backbone.config, tensors, dtype=dtype, frozen=linear)
 
 
 def build_encoder(
@@ -102,17 +106,18 @@ def build_encoder(
     *,
     dtype: torch.dtype,
     is_learning: bool = False,
+    frozen: type[FrozenLinear] = FrozenLinear,
 ) -> Encoder:
     """Build from tensors in Hugging Face's names without a model prefix.
 
-    A frozen encoder casts its linear weights to ``dtype`` once and packs them. A learning one
+    A ``frozen`` encoder casts its linear weights to ``dtype`` once and packs them. A learning one
     refers to the tensors given and casts them in each forward pass; its fused query-key-value
     product is then formed from the three weights each time.
 
     Raises:
         Corrupt: a tensor of the encoder is missing, or its shape is not the configuration's.
     """
-    source = _Checkpoint(config, tensors, dtype, is_learning=is_learning)
+    source = _Checkpoint(config, tensors, dtype, None if is_learning else frozen)
     try:
         return Encoder(
             config=config,
@@ -132,11 +137,10 @@ class _Checkpoint:
         config: EncoderConfig,
         tensors: Mapping[str, Tensor],
         dtype: torch.dtype,
-        *,
-        is_learning: bool,
+        frozen: type[FrozenLinear] | None,
     ) -> None:
         self._config, self._tensors, self._dtype = config, tensors, dtype
-        self._is_learning = is_learning
+        self._frozen = frozen
 
     def embeddings(self) -> Embeddings:
         config = self._config
@@ -174,9 +178,9 @@ class _Checkpoint:
     def _linear(self, *names: str, shape: tuple[int, int]) -> Linear:
         weights = [self._tensor(f"{name}.weight", *shape) for name in names]
         biases = [self._tensor(f"{name}.bias", shape[0]) for name in names]
-        if self._is_learning:
+        if self._frozen is None:
             return LearningLinear(weights, biases)
-        return FrozenLinear(torch.cat(weights).to(self._dtype), torch.cat(biases).to(self._dtype))
+        return self._frozen(torch.cat(weights).to(self._dtype), torch.cat(biases).to(self._dtype))
 
     def _norm(self, name: str) -> LayerNorm:
         return LayerNorm(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _Project = Callable[[Tensor], Tensor]
+_INT8_LIMIT = 127  # symmetric: -128 is not used
 
 
 @runtime_checkable  # for the type checks of the tests
@@ -45,7 +46,7 @@ class FrozenLinear:
         if torch.is_grad_enabled() and x.requires_grad:
             projected: Tensor = _InputGradientOnly.apply(x, self)  # type: ignore[no-untyped-call]
             return projected
-        return self._forward(x)
+        return self.project(x)
 
     def parameters(self) -> tuple[Tensor, Tensor]:
         """Return the weight [out, in] and the bias [out]."""
@@ -60,6 +61,32 @@ class FrozenLinear:
         if self._backward is None:
             self._backward = _pack(self._weight.t().contiguous(), None)
         return self._backward(gradient)
+
+
+class Int8Linear(FrozenLinear):
+    """A frozen linear layer that computes what int8 serving computes, in its own dtype.
+
+    Weights are rounded per output, inputs per token; the rounding's gradient is taken as 1
+    (straight-through, Bengio et al. 2013).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(_rounded(weight), bias)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return round(x) round(W)ᵀ + b without recording gradients."""
+        return super().project(_rounded(x))
+
+
+def round_to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ([row, column] int8 within ±127, [row] scales): x ≈ int8 * scale, a scale a row."""
+    scale = x.abs().amax(1).clamp_min(1e-30) / _INT8_LIMIT
+    return torch.round(x / scale[:, None]).to(torch.int8), scale
+
+
+def _rounded(x: Tensor) -> Tensor:
+    rounded, scale = round_to_int8(x)
+    return rounded.to(x.dtype) * scale[:, None]
 
 
 class LearningLinear:
