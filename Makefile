@@ -13,10 +13,10 @@ PROTOS_SETUP := $(PROTOS_VENV)/.upt-installed
 BENCHMARKS = $(wildcard benchmarks/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check fix test protos bench demo clean
+.PHONY: help setup check fix test test-gpu protos bench demo clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
 
 setup: $(SETUP) ## Install upt and all it is tested with into the virtual environment
 
@@ -35,6 +35,9 @@ fix: $(SETUP) ## Mend what ruff can mend
 test: $(SETUP) ## Run all tests; the branch coverage of zoo and server is gated
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q --cov --cov-report=
 	$(BIN)/coverage report --include='zoo/*,server/*' --fail-under=$(COVERAGE_GATE)
+
+test-gpu: $(SETUP) ## Run the tests that need a GPU
+	$(PYTHON) -m pytest -q -m gpu
 
 protos: $(PROTOS_SETUP) ## Generate the stubs from the .proto files
 	$(PROTOS_VENV)/bin/python protos/generate.py

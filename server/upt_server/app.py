@@ -170,6 +170,7 @@ def _load_engine(settings: Settings, metrics: Metrics) -> Engine:
         wanted=settings.runner,
         threads=torch.get_num_threads(),
         cache=settings.runner_cache,
+        device=settings.device,
     )
     return build_engine(settings, backbone, runner, metrics)
 

@@ -67,6 +67,7 @@ def run(
     runner: Annotated[
         RunnerChoice, typer.Option(help="What computes; auto measures and takes the fastest.")
     ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute.")] = None,
     max_batch_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of a batch.")
@@ -107,6 +108,7 @@ def run(
         preload=tuple(Reference.parse(name) for name in preload.split(",") if name),
         precision=precision,
         runner=runner,
+        device=device,
         runner_cache=platformdirs.user_cache_path("upt", appauthor=False) / "runners.json",
         threads=threads,
         budget=Budget(tokens=max_batch_tokens),

@@ -34,17 +34,17 @@ class Runner(Protocol):
 
 
 class TorchRunner:
-    """Runs the packed forward pass of torch, in the encoder's dtype; on any machine."""
+    """Runs the packed forward pass of torch, in the encoder's dtype and on its device."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self.name: RunnerName = "torch-bf16" if encoder.dtype == torch.bfloat16 else "torch-fp32"
 
     def prepare(self, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> PreparedAdapter:
-        """Fuse the adapter's tensors in the encoder's dtype."""
-        return prepare(spec, tensors, dtype=self._encoder.dtype)
+        """Fuse the adapter's tensors in the encoder's dtype, on its device."""
+        return prepare(spec, tensors, dtype=self._encoder.dtype, device=self._encoder.device)
 
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """Return each row's logits, in the rows' order: [output], or [token, 2] for spans."""
         with torch.inference_mode():
-            return [logits.float().numpy() for logits in forward(self._encoder, rows)]
+            return [logits.float().cpu().numpy() for logits in forward(self._encoder, rows)]

@@ -45,6 +45,7 @@ def load_runner(
     wanted: RunnerChoice,
     threads: int,
     cache: Path | None,
+    device: str = "cpu",
 ) -> Runner:
     """Load the runner that is wanted, or the fastest one of the precision.
 
@@ -60,12 +61,14 @@ def load_runner(
             f"runner {wanted}: precision {precision} has {', '.join(names)}; name one of them or "
             f"change the precision"
         )
-    missing = {name: reason for name in names if (reason := missing_for(name, backbone.config))}
+    missing = {
+        name: reason for name in names if (reason := missing_for(name, backbone.config, device))
+    }
     able = [name for name in names if name not in missing]
     if wanted in missing or not able:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
         raise InvalidSpec(f"precision {precision}, runner {wanted}, on this machine: {reasons}")
-    load = _Loader(backbone, threads)
+    load = _Loader(backbone, threads, device)
     if wanted != "auto":
         return load(wanted)
     for name, reason in missing.items():
@@ -73,8 +76,10 @@ def load_runner(
     return load(able[0]) if len(able) == 1 else _fastest(load, able, _Memory(cache, backbone))
 
 
-def missing_for(name: RunnerName, config: EncoderConfig) -> str | None:
+def missing_for(name: RunnerName, config: EncoderConfig, device: str = "cpu") -> str | None:
     """Say what this machine or the kernel lacks to run so; None if nothing."""
+    if device != "cpu":
+        return "it computes on CPUs only" if name in _NUMBERS else _missing_device(device)
     if name in _NUMBERS:
         return library.missing_for(_NUMBERS[name]) or unsupported_shape(config)
     if name == "torch-bf16" and not is_bf16_fast():
@@ -82,18 +87,29 @@ def missing_for(name: RunnerName, config: EncoderConfig) -> str | None:
     return None
 
 
+def _missing_device(device: str) -> str | None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch's ways of having none
+        return f"no device {device}: {str(error).splitlines()[0]}"
+    return None
+
+
 class _Loader:
     """Loads runners on one backbone; the fp32 encoder is read once."""
 
-    def __init__(self, backbone: Backbone, threads: int) -> None:
+    def __init__(self, backbone: Backbone, threads: int, device: str) -> None:
         self.config, self.threads, self._backbone = backbone.config, threads, backbone
-        self._exact = load_encoder(backbone)
+        self.device = device
+        self._exact = load_encoder(backbone, device=device)
 
     def __call__(self, name: RunnerName) -> Runner:
         if name in _NUMBERS:
             return NativeRunner(self._exact, _NUMBERS[name], threads=self.threads)
         if name == "torch-bf16":
-            return TorchRunner(load_encoder(self._backbone, dtype=torch.bfloat16))
+            return TorchRunner(
+                load_encoder(self._backbone, dtype=torch.bfloat16, device=self.device)
+            )
         return TorchRunner(self._exact)
 
 
@@ -103,10 +119,11 @@ class _Memory:
     def __init__(self, file: Path | None, backbone: Backbone) -> None:
         self._file, self._backbone = file, backbone
 
-    def key(self, names: list[RunnerName], threads: int) -> str:
+    def key(self, names: list[RunnerName], threads: int, device: str) -> str:
         facts = [
             names,
             threads,
+            device,
             torch.__version__,
             library.digest(),
             library.machine(),
@@ -133,14 +150,16 @@ class _Memory:
 
 
 def _fastest(load: _Loader, names: list[RunnerName], memory: _Memory) -> Runner:
-    key = memory.key(names, load.threads)
+    key = memory.key(names, load.threads, load.device)
     known = memory.read().get(key, {})
     if set(known) == set(names):
         best = min(names, key=lambda name: known[name])
         _LOGGER.info("runner %s: %s, measured earlier", best, _shown(known))
         return load(best)
     runners = {name: load(name) for name in names}
-    measured = {name: _measure(runner, load.config) for name, runner in runners.items()}
+    measured = {
+        name: _measure(runner, load.config, load.device) for name, runner in runners.items()
+    }
     memory.write(key, measured)
     best = min(names, key=lambda name: measured[name])
     _LOGGER.info("runner %s: %s", best, _shown(measured))
@@ -153,10 +172,10 @@ def _shown(measured: dict[RunnerName, float]) -> str:
 
 
 def _measure(
-    runner: Runner, config: EncoderConfig, clock: Callable[[], float] = perf_counter
+    runner: Runner, config: EncoderConfig, device: str, clock: Callable[[], float] = perf_counter
 ) -> float:
     """Return the median milliseconds of a batch without adapters, which cost all alike."""
-    adapter = _bare(config)
+    adapter = _bare(config, device)
     rows = [
         Row(ids=[1] * length, type_ids=[0] * length, adapter=adapter)
         for length in (min(length, config.max_tokens) for length in _LENGTHS)
@@ -169,7 +188,7 @@ def _measure(
     return median(times[_WARM_UPS:])
 
 
-def _bare(config: EncoderConfig) -> PreparedAdapter:
+def _bare(config: EncoderConfig, device: str) -> PreparedAdapter:
     nothing = PreparedLayer(
         attention_in=None,
         attention_out=None,
@@ -182,7 +201,7 @@ def _bare(config: EncoderConfig) -> PreparedAdapter:
     head = PreparedHead(
         spec=Head(kind="regression", outputs=1),
         dense=None,
-        out=(torch.zeros(1, config.hidden_size), torch.zeros(1)),
+        out=(torch.zeros(1, config.hidden_size, device=device), torch.zeros(1, device=device)),
     )
     return PreparedAdapter(
         structure=Structure.bare(),

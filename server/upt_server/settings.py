@@ -15,9 +15,9 @@ class Settings:
 
     ``home`` None is the user's data directory; ``backbone`` is a hub id or a directory; a port of 0
     takes a free one. Adapters in ``preload`` are loaded before the server is ready and are never
-    evicted. ``runner`` auto is the fastest of the precision; ``runner_cache`` is the file that
-    remembers which one that was, None to measure at each start. ``threads`` None is the computing
-    library's own choice.
+    evicted. ``device`` is a name of torch's. ``runner`` auto is the fastest of the precision there;
+    ``runner_cache`` is the file that remembers which one that was, None to measure at each start.
+    ``threads`` None is the computing library's own choice.
     """
 
     home: Path | None
@@ -28,6 +28,7 @@ class Settings:
     preload: tuple[Reference, ...]
     precision: Precision
     runner: RunnerChoice
+    device: str
     runner_cache: Path | None
     threads: int | None
     budget: Budget

@@ -55,7 +55,7 @@ def slow_torch(monkeypatch: pytest.MonkeyPatch) -> list[RunnerName]:
             sleep(0.005 if self.name == "torch-fp32" else 0)
             return []
 
-    monkeypatch.setattr(runner_choice, "missing_for", lambda name, config: None)
+    monkeypatch.setattr(runner_choice, "missing_for", lambda name, config, device: None)
     monkeypatch.setattr(runner_choice._Loader, "__call__", lambda self, name: Timed(name))
     return ran
 
@@ -145,3 +145,9 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     (tmp_path / "file").write_text("")
     assert choose(backbone, cache=tmp_path / "file" / "runners.json").name == "native-fp32"
     assert "is not remembered" in caplog.text
+
+
+def test_a_device_that_is_not_there_is_named(backbone: Backbone) -> None:
+    with pytest.raises(InvalidSpec, match="no device hpu") as caught:
+        load_runner(backbone, "exact", wanted="auto", threads=1, cache=None, device="hpu")
+    assert "native-fp32: it computes on CPUs only" in str(caught.value)

@@ -125,6 +125,7 @@ def make_settings(home: Path, **changes: object) -> Settings:
         "precision": "exact",
         "runner": "auto",
         "runner_cache": None,
+        "device": "cpu",
         "threads": 1,
         "budget": Budget(tokens=4096),
         "max_queue_tokens": 65_536,

@@ -139,12 +139,19 @@ class PreparedAdapter:
 
 
 def prepare(
-    spec: AdapterSpec, tensors: Mapping[str, Tensor], *, dtype: torch.dtype
+    spec: AdapterSpec,
+    tensors: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
 ) -> PreparedAdapter:
     """Fuse an adapter's tensors (``layout.tensor_shapes``) for hidden states of ``dtype``.
 
-    The head stays in fp32 (or wider): it is small and decides the answer.
+    They stay on their device unless one is named. The head stays in fp32 (or wider): it is small
+    and decides the answer.
     """
+    if device is not None:
+        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     cast = {name: tensor.to(dtype) for name, tensor in tensors.items() if "head." not in name}
     prompt = cast.get(layout.PROMPT)
     return PreparedAdapter(

@@ -80,22 +80,31 @@ class Encoder:
     embeddings: Embeddings
     layers: tuple[EncoderLayer, ...]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; adapters have to be prepared for the same device."""
+        return self.embeddings.word.device
 
-def load_tensors(backbone: Backbone) -> dict[str, Tensor]:
+
+def load_tensors(backbone: Backbone, *, device: str = "cpu") -> dict[str, Tensor]:
     """Read the encoder's tensors from disk, under names without a model prefix."""
     family = backbone.config.model_type
     named = (
         (encoder_tensor_name(name, family), tensor)
-        for name, tensor in load_file(backbone.weights_file).items()
+        for name, tensor in load_file(backbone.weights_file, device=device).items()
     )
     return {name: tensor for name, tensor in named if name is not None}
 
 
 def load_encoder(
-    backbone: Backbone, *, dtype: torch.dtype = torch.float32, is_int8: bool = False
+    backbone: Backbone,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    is_int8: bool = False,
 ) -> Encoder:
     """Load the frozen encoder in ``dtype``, with ``is_int8`` rounded as int8 serving rounds."""
-    tensors = load_tensors(backbone)
+    tensors = load_tensors(backbone, device=device)
     linear = Int8Linear if is_int8 else FrozenLinear
     return build_encoder(backbone.config, tensors, dtype=dtype, frozen=linear)
 

@@ -24,6 +24,7 @@ def forward(
     depend on the other rows beyond the rounding of the encoder's dtype. The multiples are those of
     ``packing.pack``; ``dropout`` is for training only.
     """
-    batch = pack(rows, bucket_multiple=bucket_multiple, token_multiple=token_multiple)
+    packed = pack(rows, bucket_multiple=bucket_multiple, token_multiple=token_multiple)
+    batch = packed.to(encoder.device)
     hidden = run_layers(encoder, batch, embed(encoder, batch), dropout=dropout)
     return row_logits(batch, hidden)

@@ -12,7 +12,7 @@ A *segment* is the run of one adapter's rows, a *group* the run of segments with
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -59,6 +59,11 @@ class Bucket:
     length: int
     mask: Float[Tensor, "row 1 1 length"] | None
 
+    def to(self, device: torch.device) -> "Bucket":
+        """Return it with its tensors on a device."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return replace(self, rows=self.rows.to(device), tokens=self.tokens.to(device), mask=mask)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
@@ -76,6 +81,16 @@ class Group:
     row_lengths: Int[Tensor, "row 1"]
     segment_of_row: Int[Tensor, "row"]
     buckets: tuple[Bucket, ...]
+
+    def to(self, device: torch.device) -> "Group":
+        """Return it with its tensors on a device."""
+        return replace(
+            self,
+            row_of_token=self.row_of_token.to(device),
+            row_lengths=self.row_lengths.to(device),
+            segment_of_row=self.segment_of_row.to(device),
+            buckets=tuple(bucket.to(device) for bucket in self.buckets),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +113,21 @@ class Batch:
     groups: tuple[Group, ...]
     order: tuple[int, ...]
     starts: tuple[int, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return it with its tensors on a device; itself where they are there already."""
+        if self.ids.device == device:
+            return self
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            type_ids=self.type_ids.to(device),
+            positions=self.positions.to(device),
+            sources=self.sources.to(device),
+            real_tokens=self.real_tokens.to(device),
+            unbucket=self.unbucket.to(device),
+            groups=tuple(group.to(device) for group in self.groups),
+        )
 
 
 def pack(rows: Sequence[Row], *, bucket_multiple: int = 1, token_multiple: int = 1) -> Batch:
