@@ -10,7 +10,7 @@ COVERAGE_GATE := 95
 
 SETUP := $(VENV)/.upt-installed
 PROTOS_SETUP := $(PROTOS_VENV)/.upt-installed
-BENCHMARKS = $(wildcard benchmarks/*.py)
+BENCH ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check fix test test-gpu protos bench demo clean
@@ -42,9 +42,8 @@ test-gpu: $(SETUP) ## Run the tests that need a GPU
 protos: $(PROTOS_SETUP) ## Generate the stubs from the .proto files
 	$(PROTOS_VENV)/bin/python protos/generate.py
 
-bench: $(SETUP) ## Run every program in benchmarks/; each prints JSON
-	$(if $(BENCHMARKS),,$(error there is no program in benchmarks/ to run))
-	set -e; for program in $(BENCHMARKS); do $(PYTHON) $$program; done
+bench: $(SETUP) ## Measure the engine beside transformers; BENCH=--quick: the main cells in ten minutes
+	$(PYTHON) benchmarks/engine.py $(BENCH)
 
 demo: $(SETUP) ## Show upt at work on this machine
 	$(PYTHON) demo.py

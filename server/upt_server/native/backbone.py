@@ -9,7 +9,7 @@ from upt_server.native import library
 from upt_server.native.library import ACTIVATIONS, LANES, NUMBERS, PANEL, Number, floats
 from upt_zoo.backbone import EncoderConfig
 from upt_zoo.nn.encoder import Encoder, LayerNorm
-from upt_zoo.nn.linear import Linear, round_to_int8
+from upt_zoo.nn.linear import Linear, round_weight
 
 _INPUTS_OF_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
 _ACTIVATION_NAMES = {"gelu_pytorch_tanh": "gelu_new"}  # two names of one formula
@@ -27,7 +27,7 @@ def unsupported_shape(config: EncoderConfig) -> str | None:
 class PackedBackbone:
     """The kernel's form of an fp32 encoder; owns every array that ``struct`` points at.
 
-    int8 weights have one scale an output; activations get one a token, in the kernel. Everything
+    int8 weights have one scale an output; activations get theirs a token, in the kernel. Everything
     but the linear layers' products is fp32 in every precision.
     """
 
@@ -68,11 +68,9 @@ class PackedBackbone:
         packed = library.Linear(inputs=inputs, outputs=outputs)
         packed.bias = self._floats(torch.nn.functional.pad(bias, (0, padded - outputs)))
         if number == "int8":
-            weight, scale = round_to_int8(weight)
-            # inputs are stored with 128 added: what that adds to each sum is taken off beforehand
-            start = -128 * weight.sum(1, dtype=torch.int32)
+            weight, scale = round_weight(weight)
             packed.scale = self._floats(scale)
-            packed.start = self._keep(start.numpy()).ctypes.data_as(type(packed.start))
+            packed.sum = self._floats(weight.sum(1, dtype=torch.int32) * scale)
         elif number == "bf16":
             weight = weight.to(torch.bfloat16).view(torch.int16)
         words = _panels(weight, _INPUTS_OF_WORD[number])

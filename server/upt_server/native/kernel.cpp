@@ -32,13 +32,12 @@ enum Activation : int32_t { kRelu, kGelu, kSilu, kTanh, kGeluTanh };
 enum Site : int32_t { kAttentionIn, kAttentionOut, kFfnUp, kFfnDown, kBottleneck, kSites };
 
 // y = x Wᵀ + b. `weight` is [panel][word][kPanel] words of 32 bits: one fp32, two bf16 or four
-// int8 inputs of one output. `scale` and `start` are int8's: the output's scale, and what its sum
-// starts from because inputs are stored with 128 added.
+// int8 inputs of one output. `scale` and `sum` are int8's: the output's scale, and the sum of its
+// weights.
 struct Linear {
   const uint32_t* weight;
   const float* bias;
-  const float* scale;
-  const int32_t* start;
+  const float *scale, *sum;
   int32_t inputs, outputs;
 };
 
@@ -168,63 +167,72 @@ inline Vec activate(int32_t kind, Vec x) {
 
 // ---- linear layers -------------------------------------------------------------------------
 
+// How a token's words stand for its numbers: scale · word + least.
+struct Scaling {
+  float scale = 1.0f, least = 0.0f;
+};
+
 // What the three precisions differ in: the words they multiply, and how a sum becomes a float.
 struct Fp32 {
   using Sum = __m512;
   static constexpr int kInputs = 1;  // inputs of a word
-  static Sum start(const Linear&, int) { return _mm512_setzero_ps(); }
+  static Sum zero() { return _mm512_setzero_ps(); }
   static Sum add(Sum sum, __m512i x, __m512i w) {
     return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(w), sum);
   }
-  static Vec finish(const Linear&, int, float, Sum sum) { return sum; }
-  static float convert(const float* from, int count, uint32_t* to) {
+  static Vec finish(const Linear&, int, const Scaling&, Sum sum) { return sum; }
+  static Scaling convert(const float* from, int count, uint32_t* to) {
     std::memcpy(to, from, sizeof(float) * count);
-    return 1.0f;
+    return {};
   }
 };
 
 struct Bf16 {
   using Sum = __m512;
   static constexpr int kInputs = 2;
-  static Sum start(const Linear&, int) { return _mm512_setzero_ps(); }
+  static Sum zero() { return _mm512_setzero_ps(); }
   static Sum add(Sum sum, __m512i x, __m512i w) {
     return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
   }
-  static Vec finish(const Linear&, int, float, Sum sum) { return sum; }
-  static float convert(const float* from, int count, uint32_t* to) {
+  static Vec finish(const Linear&, int, const Scaling&, Sum sum) { return sum; }
+  static Scaling convert(const float* from, int count, uint32_t* to) {
     for (int i = 0; i < count; i += kLanes) {
       const __m256bh half = _mm512_cvtneps_pbh(load(from + i));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i / 2), (__m256i)half);
     }
-    return 1.0f;
+    return {};
   }
 };
 
-// One scale a token, of its own largest input; one scale an output of the weight.
+// A token's inputs are 0..255 between its own smallest and largest; a weight's are ±127, with a
+// scale an output. So W x = scale_w (scale_x Σ w q + least_x Σ w).
 struct Int8 {
   using Sum = Ints;
   static constexpr int kInputs = 4;
-  static Sum start(const Linear& linear, int output) {
-    return (Ints)_mm512_loadu_si512(linear.start + output);
-  }
+  static Sum zero() { return Ints{}; }
   static Sum add(Sum sum, __m512i x, __m512i w) {
     return (Ints)_mm512_dpbusd_epi32((__m512i)sum, x, w);
   }
-  static Vec finish(const Linear& linear, int output, float scale, Sum sum) {
-    return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps((__m512i)sum), load(linear.scale + output)),
-                         all(scale));
+  static Vec finish(const Linear& linear, int output, const Scaling& scaling, Sum sum) {
+    const Vec product = _mm512_mul_ps(_mm512_cvtepi32_ps((__m512i)sum), all(scaling.scale));
+    return _mm512_fmadd_ps(product, load(linear.scale + output),
+                           _mm512_mul_ps(all(scaling.least), load(linear.sum + output)));
   }
-  static float convert(const float* from, int count, uint32_t* to) {
-    Vec most = _mm512_setzero_ps();
-    for (int i = 0; i < count; i += kLanes) most = _mm512_max_ps(most, _mm512_abs_ps(load(from + i)));
-    const float largest = std::max(_mm512_reduce_max_ps(most), 1e-30f);
-    const Vec inverse = all(127.0f / largest);
+  static Scaling convert(const float* from, int count, uint32_t* to) {
+    Vec most = load(from), least = most;
+    for (int i = kLanes; i < count; i += kLanes) {
+      most = _mm512_max_ps(most, load(from + i));
+      least = _mm512_min_ps(least, load(from + i));
+    }
+    const float low = _mm512_reduce_min_ps(least);
+    const float range = std::max(_mm512_reduce_max_ps(most) - low, 1e-30f);
+    const Vec inverse = all(255.0f / range);
     for (int i = 0; i < count; i += kLanes) {
-      const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(load(from + i), inverse));
-      const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(q, _mm512_set1_epi32(128)));
+      const Vec q = _mm512_mul_ps(_mm512_sub_ps(load(from + i), all(low)), inverse);
+      const __m128i bytes = _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(q));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i / 4), bytes);
     }
-    return largest / 127.0f;
+    return {range / 255.0f, low};
   }
 };
 
@@ -232,7 +240,7 @@ struct Int8 {
 struct Operand {
   const uint32_t* words;
   int stride;
-  const float* scales;
+  const Scaling* scalings;
 };
 
 // What follows the product: + bias, + low-rank components, activation, + residual.
@@ -302,8 +310,7 @@ void project_tile(const Linear& linear, const Operand& x, int first, int output,
   typename Format::Sum sums[tokens][2];
 #pragma GCC unroll 14
   for (int t = 0; t < tokens; ++t) {
-    sums[t][0] = Format::start(linear, output);
-    sums[t][1] = Format::start(linear, output + kLanes);
+    sums[t][0] = sums[t][1] = Format::zero();
   }
   for (; weight != stop; weight += kPanel) {
     const __m512i w0 = _mm512_loadu_si512(weight);
@@ -319,10 +326,10 @@ void project_tile(const Linear& linear, const Operand& x, int first, int output,
   }
 #pragma GCC unroll 14
   for (int t = 0; t < tokens; ++t) {
-    const float scale = x.scales ? x.scales[first + t] : 1.0f;
+    const Scaling scaling = Format::kInputs > 1 ? x.scalings[first + t] : Scaling{};
     finish_token(linear, after, first + t, output,
-                 Format::finish(linear, output, scale, sums[t][0]),
-                 Format::finish(linear, output + kLanes, scale, sums[t][1]));
+                 Format::finish(linear, output, scaling, sums[t][0]),
+                 Format::finish(linear, output + kLanes, scaling, sums[t][1]));
   }
 }
 
@@ -632,7 +639,7 @@ struct Sizes {
   int hidden, fused, inner;  // strides
   int padded_keys;
   int64_t shared, own;
-  int64_t words, scales, inner_space, residual_space, keys, values, scores;  // within `own`
+  int64_t words, scalings, inner_space, residual_space, keys, values, scores;  // within `own`
 
   Sizes(const Encoder& encoder, const Batch& batch) {
     hidden = encoder.hidden + kPad;
@@ -644,8 +651,8 @@ struct Sizes {
     shared = static_cast<int64_t>(batch.tokens) *
              (fused + 2 * hidden + 3 * batch.columns + (keeps_inner ? inner : 0));
     words = 0;
-    scales = words + static_cast<int64_t>(kBlock) * inner;
-    inner_space = scales + kBlock + kPad;
+    scalings = words + static_cast<int64_t>(kBlock) * inner;
+    inner_space = scalings + 2 * kBlock + kPad;
     residual_space = inner_space + static_cast<int64_t>(kBlock) * inner;
     keys = residual_space + hidden;
     values = keys + static_cast<int64_t>(size) * padded_keys;
@@ -817,17 +824,17 @@ class Pass {
   void product(const Linear& linear, const float* x, int x_stride, int first, int count,
                Epilogue after) {
     float* space = own();
-    float* scales = space + sizes_.scales;
+    auto* scalings = reinterpret_cast<Scaling*>(space + sizes_.scalings);
     x += static_cast<int64_t>(first) * x_stride;
     Operand operand{reinterpret_cast<const uint32_t*>(x), x_stride, nullptr};
     if constexpr (Format::kInputs > 1) {
       auto* words = reinterpret_cast<uint32_t*>(space + sizes_.words);
       const int stride = linear.inputs / Format::kInputs + kPad;
       for (int t = 0; t < count; ++t) {
-        scales[t] = Format::convert(x + static_cast<int64_t>(t) * x_stride, linear.inputs,
+        scalings[t] = Format::convert(x + static_cast<int64_t>(t) * x_stride, linear.inputs,
                                     words + static_cast<int64_t>(t) * stride);
       }
-      operand = {words, stride, scales};
+      operand = {words, stride, scalings};
     }
     after.out += static_cast<int64_t>(first) * after.out_stride;
     if (after.residual) after.residual += static_cast<int64_t>(first) * after.out_stride;

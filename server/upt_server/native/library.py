@@ -38,7 +38,7 @@ class Linear(ctypes.Structure):
         ("weight", POINTER(c_uint32)),
         ("bias", _Floats),
         ("scale", _Floats),
-        ("start", POINTER(c_int32)),
+        ("sum", _Floats),
         ("inputs", c_int32),
         ("outputs", c_int32),
     )

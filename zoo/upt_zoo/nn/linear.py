@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 _Project = Callable[[Tensor], Tensor]
-_INT8_LIMIT = 127  # symmetric: -128 is not used
 
 
 @runtime_checkable  # for the type checks of the tests
@@ -67,26 +66,29 @@ class Int8Linear(FrozenLinear):
     """A frozen linear layer that computes what int8 serving computes, in its own dtype.
 
     Weights are rounded per output, inputs per token; the rounding's gradient is taken as 1
-    (straight-through, Bengio et al. 2013).
+    (straight-through, Bengio et al. 2013, arXiv 1308.3432).
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__(_rounded(weight), bias)
+        rounded, scale = round_weight(weight)
+        super().__init__(rounded.to(weight.dtype) * scale[:, None], bias)
 
     def project(self, x: Tensor) -> Tensor:
         """Return round(x) round(W)ᵀ + b without recording gradients."""
-        return super().project(_rounded(x))
+        return super().project(_round_tokens(x))
 
 
-def round_to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ([row, column] int8 within ±127, [row] scales): x ≈ int8 * scale, a scale a row."""
-    scale = x.abs().amax(1).clamp_min(1e-30) / _INT8_LIMIT
-    return torch.round(x / scale[:, None]).to(torch.int8), scale
+def round_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return int8 [out, in] within ±127 and scales [out]: weight ≈ int8 * scale."""
+    scale = weight.abs().amax(1).clamp_min(1e-30) / 127
+    return torch.round(weight / scale[:, None]).to(torch.int8), scale
 
 
-def _rounded(x: Tensor) -> Tensor:
-    rounded, scale = round_to_int8(x)
-    return rounded.to(x.dtype) * scale[:, None]
+def _round_tokens(x: Tensor) -> Tensor:
+    """Round each token's numbers to 256 steps between its smallest and its largest."""
+    least = x.amin(1, keepdim=True)
+    step = (x.amax(1, keepdim=True) - least).clamp_min(1e-30) / 255
+    return torch.round((x - least) / step) * step + least
 
 
 class LearningLinear:
