@@ -214,6 +214,11 @@ def test_the_precision_is_that_of_the_machine_unless_the_recipe_says(
     assert found.spec.lineage.precision == "bf16"
 
 
+def test_a_head_pools_as_the_recipe_says(recipe: Recipe, data: Path) -> None:
+    found = train(recipe.model_copy(update={"pooling": "mean", "epochs": 1}), data)
+    assert found.spec.head.pooling == "mean"
+
+
 def test_an_adapter_may_learn_on_the_int8_backbone_that_will_serve_it(
     recipe: Recipe, data: Path, backbone: Backbone
 ) -> None:

@@ -39,6 +39,7 @@ def test_every_key_is_read(file: Path) -> None:
         max_gradient_norm=0.8,
         lora_factor=0.9,
         is_prefix_reparametrised=True,
+        pooling="mean",
         max_tokens=64,
         files=("train", "train_extra"),
         holdout_rows=11,

@@ -27,7 +27,7 @@ from upt_zoo.errors import InvalidSpec
 from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.encoder import Encoder, load_encoder, load_tensors
 from upt_zoo.nn.linear import is_bf16_fast
-from upt_zoo.spec import AdapterSpec, Lineage
+from upt_zoo.spec import AdapterSpec, Head, Lineage
 from upt_zoo.tasks import Task, find_task
 from upt_zoo.tensors import Array
 from upt_zoo.tokenization import Tokenizer
@@ -228,7 +228,7 @@ class Experiment:
             prefix=components.prefix,
             bottleneck=components.bottleneck,
             prompt=components.prompt,
-            head=self.task.head(),
+            head=self._head(),
             task=self.task.input(max_tokens=self.recipe.max_tokens),
             lineage=Lineage(
                 data=self.task.title,
@@ -246,6 +246,12 @@ class Experiment:
                 backbone_overlap=self.task.backbone_overlap,
             ),
         )
+
+    def _head(self) -> Head:
+        head = self.task.head()
+        if head.kind == "span":  # reads every token by itself
+            return head
+        return head.model_copy(update={"pooling": self.recipe.pooling})
 
     def _final_spec(
         self,

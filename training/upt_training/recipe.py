@@ -26,6 +26,7 @@ class Recipe(BaseModel):
     the last epoch is kept. The dev file is read once, after training.
 
     ``lora_factor`` multiplies the LoRA product while training and is folded into B on publishing.
+    ``pooling`` is what a head of one answer a row reads: [CLS], or the mean of the real tokens.
     ``gate_rate_share`` scales the gates' learning rate against the adapter's.
     ``files`` are the names of the train files, read one after the other. ``precision`` is that of
     the backbone's products while training; ``auto`` is bf16 on CPUs that have it, else fp32, and
@@ -51,6 +52,7 @@ class Recipe(BaseModel):
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
     lora_factor: Annotated[float, Field(gt=0)] = 4.0
     is_prefix_reparametrised: bool = False
+    pooling: Literal["cls", "mean"] = "cls"
     max_tokens: Annotated[int, Field(ge=8)] | None = None
     files: Annotated[tuple[str, ...], Field(min_length=1)] = ("train",)
     holdout_rows: Annotated[int, Field(ge=0)] = 0
