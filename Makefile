@@ -3,6 +3,7 @@
 
 VENV ?= .venv
 PROTOS_VENV ?= .venv-protos
+TRITON_VENV ?= .venv-triton
 BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -10,6 +11,7 @@ COVERAGE_GATE := 95
 
 SETUP := $(VENV)/.upt-installed
 PROTOS_SETUP := $(PROTOS_VENV)/.upt-installed
+TRITON_SETUP := $(TRITON_VENV)/.upt-installed
 BENCH ?=
 
 .DEFAULT_GOAL := help
@@ -32,8 +34,8 @@ fix: $(SETUP) ## Mend what ruff can mend
 	$(BIN)/ruff format .
 
 # one thread: on busy cores several wait for each other (twice as long), on idle ones they gain nothing
-test: $(SETUP) ## Run all tests; the branch coverage of zoo and server is gated
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q --cov --cov-report=
+test: $(SETUP) $(TRITON_SETUP) ## Run all tests; the branch coverage of zoo and server is gated
+	TRITON_VENV=$(TRITON_VENV) OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q --cov --cov-report=
 	$(BIN)/coverage report --include='zoo/*,server/*' --fail-under=$(COVERAGE_GATE)
 
 test-gpu: $(SETUP) ## Run the tests that need a GPU
@@ -49,7 +51,7 @@ demo: $(SETUP) ## Show upt at work on this machine
 	$(PYTHON) demo.py
 
 clean: ## Remove caches and results of checks; the virtual environment stays
-	rm -rf $(PROTOS_VENV) build dist .coverage .coverage.* \
+	rm -rf $(PROTOS_VENV) $(TRITON_VENV) build dist .coverage .coverage.* \
 	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # torch comes first and alone: a package that asks for any torch then finds this one
@@ -62,4 +64,9 @@ $(SETUP): pyproject.toml constraints.txt
 $(PROTOS_SETUP): protos/requirements.txt
 	test -x $(PROTOS_VENV)/bin/python || python3 -m venv $(PROTOS_VENV)
 	$(PROTOS_VENV)/bin/python $(INSTALL) -r protos/requirements.txt
+	touch $@
+
+$(TRITON_SETUP): tests/e2e/requirements-triton.txt
+	test -x $(TRITON_VENV)/bin/python || python3 -m venv $(TRITON_VENV)
+	$(TRITON_VENV)/bin/python $(INSTALL) -r tests/e2e/requirements-triton.txt
 	touch $@

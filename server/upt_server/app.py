@@ -13,11 +13,13 @@ import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from upt_protos.oip import open_inference_pb2, open_inference_pb2_grpc
 from upt_protos.v1 import inference_pb2, inference_pb2_grpc
 from upt_server.batcher import Batcher
 from upt_server.engine import Engine
 from upt_server.http import HttpServer, build_application
 from upt_server.metrics import Metrics
+from upt_server.open_inference import OpenInferenceService
 from upt_server.residency import Residency
 from upt_server.runner import Runner
 from upt_server.runner_choice import load_runner
@@ -30,6 +32,9 @@ from upt_zoo.tokenization import Tokenizer
 logger = logging.getLogger(__name__)
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name
+OPEN_INFERENCE_SERVICE = open_inference_pb2.DESCRIPTOR.services_by_name[
+    "GRPCInferenceService"
+].full_name
 _LAST_WORDS_S = 1.0  # for answers on their way out, and for streams that never end by themselves
 
 
@@ -111,8 +116,16 @@ class Server:
         inference_pb2_grpc.add_InferenceServicer_to_server(
             InferenceService(engine, metrics), self._grpc
         )
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            OpenInferenceService(engine, metrics, _version()), self._grpc
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (
+            SERVICE,
+            OPEN_INFERENCE_SERVICE,
+            health.SERVICE_NAME,
+            reflection.SERVICE_NAME,
+        )
         reflection.enable_server_reflection(names, self._grpc)
         self._http = HttpServer(build_application(engine.gate, metrics))
         self._http_task: asyncio.Task[None] | None = None

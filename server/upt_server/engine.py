@@ -193,4 +193,5 @@ def _output(item: _Encoded, logits: Sequence[Logits]) -> Output:
         tokens=sum(len(row.ids) for row in item.rows),
         is_truncated=any(row.is_truncated for row in item.rows),
         windows=len(item.rows),
+        logits=() if stored.spec.head.kind == "span" else tuple(logits[0].tolist()),
     )

@@ -32,6 +32,7 @@ class Output:
     """The answer to one input.
 
     ``labels`` names the answer's ``scores``, in their order; it is empty for numbers and spans.
+    ``logits`` are in that order too; empty for spans, and with the client.
     ``tokens`` counts real tokens over all ``windows`` (rows) that the input was split into.
     """
 
@@ -42,6 +43,7 @@ class Output:
     tokens: int
     is_truncated: bool
     windows: int
+    logits: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,6 @@
 """The gRPC edge of ``upt.v1``: translation only. Texts are never logged."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import grpc
@@ -11,12 +8,11 @@ import grpc
 from upt_protos.v1 import inference_pb2 as pb
 from upt_protos.v1 import inference_pb2_grpc
 from upt_server import statuses, wire
+from upt_server.calls import ending_with_a_status
 from upt_server.engine import Engine
 from upt_server.inputs import check_count
 from upt_server.metrics import Metrics
 from upt_zoo.references import Reference
-
-logger = logging.getLogger(__name__)
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 
@@ -29,7 +25,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 
     async def Predict(self, request: pb.PredictRequest, context: _Context) -> pb.PredictResponse:
         """Answer every input of the call."""
-        async with _statuses(context):
+        async with ending_with_a_status(context):
             try:
                 check_count(len(request.inputs), self._engine.limits)  # reading costs the loop
                 prediction = await self._engine.predict(
@@ -46,28 +42,15 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self, request: pb.ListAdaptersRequest, context: _Context
     ) -> pb.ListAdaptersResponse:
         """Describe every version in the store."""
-        async with _statuses(context):
+        async with ending_with_a_status(context):
             descriptions = await self._engine.describe_all()
             return pb.ListAdaptersResponse(adapters=map(wire.write_adapter, descriptions))
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: _Context) -> pb.Adapter:
         """Describe one adapter."""
-        async with _statuses(context):
+        async with ending_with_a_status(context):
             description = await self._engine.describe(Reference.parse(request.adapter))
             return wire.write_adapter(description)
-
-
-@asynccontextmanager
-async def _statuses(context: _Context) -> AsyncIterator[None]:
-    """End the call with the status of whatever error comes out."""
-    try:
-        yield
-    except Exception as error:  # the edge: every error becomes a status
-        code = statuses.code_of(error)
-        if code is grpc.StatusCode.INTERNAL:
-            logger.exception("a call failed")
-        details = ((statuses.DETAILS_KEY, statuses.details_of(error)),)
-        await context.abort(code, statuses.message_of(error), details)
 
 
 def _names(request: pb.PredictRequest, most: int) -> list[str]:

@@ -196,6 +196,14 @@ def test_the_client_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_the_client_leaves_room_for_another_copy_of_the_open_inference_protocol() -> None:
+    code = (
+        "import sys, upt_server.client;"
+        "sys.exit(any(name.startswith('upt_protos.oip') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 async def test_a_message_too_large_for_grpc_is_no_reason_to_try_again(faked: Served) -> None:
     inputs = [("sst2", ["x" * 100_000])] * 50
     async with AsyncClient(faked.target) as client:

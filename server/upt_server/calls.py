@@ -1,0 +1,26 @@
+"""What every call of every gRPC service ends with."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import grpc
+
+from upt_server import statuses
+
+_LOGGER = logging.getLogger(__name__)
+_Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+
+
+@asynccontextmanager
+async def ending_with_a_status(context: _Context) -> AsyncIterator[None]:
+    """End the call with the status of whatever error comes out. Texts are never logged."""
+    try:
+        yield
+    except Exception as error:  # the edge: every error becomes a status
+        code = statuses.code_of(error)
+        if code is grpc.StatusCode.INTERNAL:
+            _LOGGER.exception("a call failed")
+        details = ((statuses.DETAILS_KEY, statuses.details_of(error)),)
+        await context.abort(code, statuses.message_of(error), details)

@@ -1,0 +1,101 @@
+"""Triton's own client, unmodified, against a running server with the shipped adapters."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from upt_zoo.catalogue import embedded_catalogue, home_store
+
+PYTHON = Path(os.environ.get("TRITON_VENV", ".venv-triton")) / "bin" / "python"
+ADAPTERS = ("sst2", "mrpc", "cola", "squad")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    if not PYTHON.exists():
+        pytest.skip("no environment of Triton's client; `make test` makes one")
+    home = tmp_path_factory.mktemp("home")
+    for reference in embedded_catalogue().list():
+        if reference.name in ADAPTERS:
+            home_store(home).copy_from(embedded_catalogue(), reference)
+    command = ["-m", "upt_server.cli", "run", "--grpc-port", "0", "--http-port", "0", "--json"]
+    with subprocess.Popen(
+        [sys.executable, *command, "--home", str(home), "--runner", "torch-fp32"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        port = json.loads(server.stdout.readline())["grpc_port"]
+        try:
+            calls = subprocess.run(
+                [PYTHON, Path(__file__).with_name("triton_calls.py"), f"127.0.0.1:{port}"],
+                capture_output=True,
+                text=True,
+                timeout=240,
+                check=False,
+            )
+        finally:
+            server.terminate()
+    assert calls.returncode == 0, calls.stderr
+    found: dict[str, object] = json.loads(calls.stdout)
+    return found
+
+
+def test_the_server_says_that_it_lives_and_what_it_has(found: dict[str, object]) -> None:
+    assert (found["live"], found["ready"], found["model_ready"]) == (True, True, True)
+    index = found["index"]
+    assert isinstance(index, list)
+    assert {each["name"] for each in index} == set(ADAPTERS)
+    assert {each["state"] for each in index} == {"READY"}
+
+
+def test_metadata_names_the_tasks_text_fields(found: dict[str, object]) -> None:
+    metadata = found["metadata"]
+    assert isinstance(metadata, dict)
+    assert [each["name"] for each in metadata["inputs"]] == ["sentence1", "sentence2"]
+    assert [each["name"] for each in metadata["outputs"]] == ["label", "score", "logits"]
+
+
+def test_texts_are_answered_with_labels_scores_and_logits(found: dict[str, object]) -> None:
+    answers = found["sst2"]
+    assert isinstance(answers, dict)
+    assert answers["label"] == ["positive", "negative"]
+    assert all(score > 0.5 for score in answers["score"])
+    assert [len(row) for row in answers["logits"]] == [2, 2]
+    assert found["chosen"] == ["label"]
+
+
+def test_every_answer_names_the_bytes_that_gave_it(found: dict[str, object]) -> None:
+    assert found["id"] == "seven"
+    parameters = found["parameters"]
+    assert isinstance(parameters, dict)
+    stored = embedded_catalogue().resolve(
+        next(each for each in embedded_catalogue().list() if each.name == "sst2")
+    )
+    assert parameters["digest"] == stored.digest
+    assert parameters["adapter"] == stored.reference
+    assert parameters["precision"] == "exact"
+
+
+def test_a_question_is_answered_with_a_span(found: dict[str, object]) -> None:
+    squad = found["squad"]
+    assert isinstance(squad, dict)
+    assert squad["answer"] == ["Ludwig van Beethoven"]
+    assert (squad["start"], squad["end"]) == ([25], [45])
+
+
+def test_an_unknown_model_is_not_found(found: dict[str, object]) -> None:
+    assert found["unknown"] == "StatusCode.NOT_FOUND"
+
+
+def test_calls_may_be_asynchronous_or_a_stream_in_order(found: dict[str, object]) -> None:
+    assert found["async"] == {"label": ["positive", "negative"]}
+    stream = found["stream"]
+    assert isinstance(stream, list)
+    assert (stream[0], stream[2]) == ("sst2", "cola")
+    assert "no adapter nobody" in stream[1]
