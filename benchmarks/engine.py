@@ -1,0 +1,143 @@
+"""How fast are many adapters? Every variant beside the bare backbone in transformers.
+
+    python benchmarks/engine.py                     # the whole table, about two hours on two cores
+    python benchmarks/engine.py --quick             # MiniLM's main cells, within ten minutes
+    python benchmarks/engine.py --only '*.b32.f32.distinct*' --json --out result.json
+    python benchmarks/engine.py --peers             # other libraries too, each in its environment
+
+A figure is a median of ratios, time of transformers (sdpa, fp32, rows padded to the longest) /
+time of the variant, both measured in turn: above 1 the variant is faster. Its 95 % interval comes
+from order statistics. ``cells`` in the JSON maps names such as ``minilm.exact.b32.f32.distinct32``
+to that ratio; a name ``a/b`` under ``direct`` is the time of variant b / the time of variant a.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from upt_benchmarks.cells import Cell, planned
+from upt_benchmarks.machine import this_machine
+from upt_benchmarks.peers import PEERS, PeerFailed
+from upt_benchmarks.report import Figure, as_json, as_table, figure_of
+from upt_benchmarks.timing import measure_pairs
+from upt_benchmarks.workbench import Settings, Skipped, Workbench
+from upt_benchmarks.workloads import benchmark_backbone
+from upt_server.precision import RUNNERS
+
+_BUDGET_S, _QUICK_BUDGET_S = 12.0, 4.0  # for each cell but the headlines
+
+
+def main() -> int:
+    """Measure what was asked for and print it."""
+    arguments = _parser().parse_args()
+    torch.set_num_threads(arguments.threads)
+    cells = planned(quick=arguments.quick, with_peers=arguments.peers, only=arguments.only)
+    if not cells:
+        raise SystemExit(f"no cell is named like {arguments.only}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch finds no GPU here; leave it out to measure the CPU")
+    machine, about = this_machine(), _about(arguments)
+    figures: list[Figure] = []
+    skipped: dict[str, str] = {}
+
+    def keep(cell: Cell, outcome: Figure | str) -> None:
+        if isinstance(outcome, str):
+            skipped[cell.name] = outcome
+        else:
+            figures.append(outcome)
+        done = f"[{len(figures) + len(skipped)}/{len(cells)}] {cell.name}"
+        shown = outcome if isinstance(outcome, str) else f"{outcome.ratio:.2f}"
+        print(done, shown, file=sys.stderr, flush=True)
+        if arguments.out is not None:
+            result = as_json(figures, skipped, machine, about)
+            arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+    _measure_all(cells, arguments, keep)
+    if arguments.json:
+        print(json.dumps(as_json(figures, skipped, machine, about), indent=2))
+    else:
+        print(as_table(figures, skipped, machine))
+    return 0
+
+
+def _measure_all(
+    cells: Iterable[Cell],
+    arguments: argparse.Namespace,
+    keep: Callable[[Cell, Figure | str], None],
+) -> None:
+    settings = Settings(
+        runners={"exact": arguments.exact_runner, "fast": arguments.fast_runner},
+        threads=arguments.threads,
+        device=arguments.device,
+        peers_folder=arguments.peers_dir,
+    )
+    for name, group in groupby(cells, key=lambda cell: cell.backbone):
+        with TemporaryDirectory() as folder:
+            bench = Workbench(benchmark_backbone(name, Path(folder)), settings)
+            for cell in group:
+                keep(cell, _measured(bench, cell, arguments))
+
+
+def _measured(bench: Workbench, cell: Cell, arguments: argparse.Namespace) -> Figure | str:
+    """Return a figure, or the reason why there is none."""
+    try:
+        with ExitStack() as stack:
+            pairs = measure_pairs(
+                bench.timed(cell, cell.reference, stack),
+                bench.timed(cell, cell.variant, stack),
+                pairs=arguments.pairs if cell.is_headline else None,
+                budget_s=_QUICK_BUDGET_S if arguments.quick else _BUDGET_S,
+            )
+    except (Skipped, PeerFailed) as reason:
+        return str(reason)
+    return figure_of(cell, pairs, _maker(bench, cell))
+
+
+def _maker(bench: Workbench, cell: Cell) -> str:
+    if cell.variant in PEERS:
+        return PEERS[cell.variant]
+    is_baseline = cell.variant.startswith("hf") or cell.variant == "full_models"
+    return "transformers" if is_baseline else bench.runner_name(cell)
+
+
+def _about(arguments: argparse.Namespace) -> dict[str, object]:
+    names = ("quick", "device", "threads", "pairs", "only", "peers", "exact_runner", "fast_runner")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Measure the engine beside transformers.")
+    parser.add_argument("--quick", action="store_true", help="MiniLM's main cells, in ten minutes")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="but for peers")
+    parser.add_argument("--threads", type=int, default=2, help="threads of every variant")
+    parser.add_argument("--pairs", type=int, default=30, help="pairs of each headline cell")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="cells with such names")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write JSON, after every cell")
+    parser.add_argument("--peers", action="store_true", help="other libraries too")
+    parser.add_argument(
+        "--peers-dir",
+        type=Path,
+        default=Path.home() / ".cache" / "upt" / "benchmarks",
+        metavar="DIR",
+        help="where the other libraries' environments are",
+    )
+    for precision, names in RUNNERS.items():
+        parser.add_argument(
+            f"--{precision}-runner",
+            choices=["auto", *names],
+            default="auto",
+            help=f"who computes our variants of the precision {precision}",
+        )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
