@@ -164,6 +164,26 @@ def evaluate(
 
 
 @app.command()
+def table(
+    records: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of run records.", file_okay=False)
+    ],
+    split: Annotated[
+        str | None, typer.Option(help="The file to read off.", show_default="the first dev file")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print tasks by methods, mean and deviation over seeds, out of run records alone."""
+    from upt_training.table import as_markdown, cells_of, read_records
+
+    cells = cells_of(read_records(records), split=split)
+    if as_json:
+        typer.echo(json.dumps([cell.as_json() for cell in cells], indent=2))
+    else:
+        typer.echo(as_markdown(cells))
+
+
+@app.command()
 def tasks(as_json: AsJson = False) -> None:
     """List the tasks of the catalogue."""
     from upt_zoo.tasks import TASKS
