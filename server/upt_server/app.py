@@ -23,7 +23,7 @@ from upt_server.open_inference import OpenInferenceService
 from upt_server.residency import Residency
 from upt_server.runner import Runner
 from upt_server.runner_choice import load_runner
-from upt_server.service import InferenceService
+from upt_server.service import Answers, InferenceService
 from upt_server.settings import Settings
 from upt_zoo.backbone import Backbone, resolve_backbone
 from upt_zoo.catalogue import home_store
@@ -113,9 +113,8 @@ class Server:
             maximum_concurrent_rpcs=settings.max_concurrent_calls,
             options=(("grpc.so_reuseport", 0),),  # a second server on the port shall fail
         )
-        inference_pb2_grpc.add_InferenceServicer_to_server(
-            InferenceService(engine, metrics), self._grpc
-        )
+        answers = Answers(engine, metrics)
+        inference_pb2_grpc.add_InferenceServicer_to_server(InferenceService(answers), self._grpc)
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             OpenInferenceService(engine, metrics, _version()), self._grpc
         )
@@ -127,7 +126,7 @@ class Server:
             reflection.SERVICE_NAME,
         )
         reflection.enable_server_reflection(names, self._grpc)
-        self._http = HttpServer(build_application(engine.gate, metrics))
+        self._http = HttpServer(build_application(answers, engine.gate, metrics))
         self._http_task: asyncio.Task[None] | None = None
 
     async def start(self) -> Ports:

@@ -1,4 +1,4 @@
-"""The gRPC edge of ``upt.v1``: translation only. Texts are never logged."""
+"""``upt.v1`` from an engine: what a message asks for, and the gRPC edge of it. Translation only."""
 
 import asyncio
 from typing import TypeAlias
@@ -17,40 +17,61 @@ from upt_zoo.references import Reference
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 
 
-class InferenceService(inference_pb2_grpc.InferenceServicer):
-    """Serves ``upt.v1.Inference`` from an engine."""
+class Answers:
+    """Answers the messages of ``upt.v1``, whichever edge they came in by.
+
+    Every method raises what ``Engine`` and ``upt_server.wire`` raise.
+    """
 
     def __init__(self, engine: Engine, metrics: Metrics) -> None:
         self._engine, self._metrics = engine, metrics
 
+    async def predict(
+        self, request: pb.PredictRequest, timeout_s: float | None
+    ) -> pb.PredictResponse:
+        """Answer every input of the call."""
+        try:
+            check_count(len(request.inputs), self._engine.limits)  # reading costs the loop
+            prediction = await self._engine.predict(wire.read_inputs(request), timeout_s=timeout_s)
+        except (Exception, asyncio.CancelledError) as error:
+            names = _names(request, self._engine.limits.max_inputs)
+            self._metrics.call_failed(names, statuses.code_of(error))
+            raise
+        self._metrics.call_answered(prediction)
+        return wire.write_prediction(prediction)
+
+    async def list_adapters(self) -> pb.ListAdaptersResponse:
+        """Describe every version in the store."""
+        descriptions = await self._engine.describe_all()
+        return pb.ListAdaptersResponse(adapters=map(wire.write_adapter, descriptions))
+
+    async def get_adapter(self, reference: str) -> pb.Adapter:
+        """Describe one adapter."""
+        return wire.write_adapter(await self._engine.describe(Reference.parse(reference)))
+
+
+class InferenceService(inference_pb2_grpc.InferenceServicer):
+    """Serves ``upt.v1.Inference``."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
     async def Predict(self, request: pb.PredictRequest, context: _Context) -> pb.PredictResponse:
         """Answer every input of the call."""
         async with ending_with_a_status(context):
-            try:
-                check_count(len(request.inputs), self._engine.limits)  # reading costs the loop
-                prediction = await self._engine.predict(
-                    wire.read_inputs(request), timeout_s=context.time_remaining()
-                )
-            except (Exception, asyncio.CancelledError) as error:
-                names = _names(request, self._engine.limits.max_inputs)
-                self._metrics.call_failed(names, statuses.code_of(error))
-                raise
-            self._metrics.call_answered(prediction)
-            return wire.write_prediction(prediction)
+            return await self._answers.predict(request, context.time_remaining())
 
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: _Context
     ) -> pb.ListAdaptersResponse:
         """Describe every version in the store."""
         async with ending_with_a_status(context):
-            descriptions = await self._engine.describe_all()
-            return pb.ListAdaptersResponse(adapters=map(wire.write_adapter, descriptions))
+            return await self._answers.list_adapters()
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: _Context) -> pb.Adapter:
         """Describe one adapter."""
         async with ending_with_a_status(context):
-            description = await self._engine.describe(Reference.parse(request.adapter))
-            return wire.write_adapter(description)
+            return await self._answers.get_adapter(request.adapter)
 
 
 def _names(request: pb.PredictRequest, most: int) -> list[str]:

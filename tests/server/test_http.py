@@ -1,0 +1,119 @@
+"""``upt.v1`` as JSON, over a real socket."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from upt_server.client import AsyncClient
+from upt_server.http import _MAX_BODY_BYTES
+from upt_server.runner import TorchRunner
+from upt_testing.serving import FakeRunner, Served, make_settings, serving
+from upt_zoo.answers import LabelAnswer
+from upt_zoo.backbone import Backbone
+from upt_zoo.errors import Overloaded
+from upt_zoo.references import Reference
+from upt_zoo.store import Store
+
+
+@pytest.fixture
+async def served(store: Store, backbone: Backbone, runner: TorchRunner) -> AsyncIterator[Served]:
+    async with serving(make_settings(store.root), backbone, runner) as started:
+        yield started
+
+
+async def call(
+    served: Served, path: str, body: object = None, *, raw: bytes | None = None
+) -> tuple[int, dict[str, Any], dict[str, str]]:
+    data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+
+    def ask() -> tuple[int, dict[str, Any], dict[str, str]]:
+        try:
+            with urlopen(Request(f"http://{served.http}{path}", data=data), timeout=30) as response:
+                return response.status, json.load(response), dict(response.headers)
+        except HTTPError as error:
+            return error.code, json.load(error), dict(error.headers)
+
+    return await asyncio.to_thread(ask)
+
+
+async def test_a_mixed_call_is_answered_as_by_grpc(served: Served, store: Store) -> None:
+    inputs = [
+        {"adapter": "sst2", "texts": ["a good film"]},
+        {"adapter": "squad", "fields": {"question": "who ?", "context": "a man wrote it"}},
+    ]
+    status, answer, _ = await call(served, "/v1/predict", {"inputs": inputs})
+    assert status == 200
+    first, second = answer["outputs"]
+    async with AsyncClient(served.target) as client:
+        expected = await client.predict("sst2", "a good film")
+    assert isinstance(expected.answer, LabelAnswer)
+    assert first["label"]["score"] == pytest.approx(expected.answer.score, abs=1e-6)
+    assert first["adapter"]["digest"] == store.resolve(Reference.parse("sst2")).digest
+    assert (
+        second["span"]["text"] == "a man wrote it"[second["span"]["start"] : second["span"]["end"]]
+    )
+    assert answer["precision"] == "PRECISION_EXACT"
+
+
+async def test_adapters_are_listed_and_described(served: Served) -> None:
+    status, answer, _ = await call(served, "/v1/adapters")
+    assert status == 200
+    assert len(answer["adapters"]) == 5
+    status, answer, _ = await call(served, "/v1/adapters/sst2:1.0.0")
+    assert (status, answer["fields"]) == (200, ["sentence"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code", "status", "message"),
+    [
+        ("/v1/predict", {"inputs": []}, 400, "INVALID_ARGUMENT", "1 to 256 inputs"),
+        ("/v1/predict", {"input": []}, 400, "INVALID_ARGUMENT", "PredictRequest in JSON"),
+        ("/v1/predict", [1], 400, "INVALID_ARGUMENT", "PredictRequest in JSON"),
+        (
+            "/v1/predict",
+            {"inputs": [{"adapter": "nobody", "texts": ["a"]}]},
+            404,
+            "NOT_FOUND",
+            "no adapter nobody",
+        ),
+        ("/v1/adapters/nobody", None, 404, "NOT_FOUND", "no adapter nobody"),
+    ],
+)
+async def test_errors_have_the_form_of_googles_apis(
+    served: Served, path: str, body: object, code: int, status: str, message: str
+) -> None:
+    given, answer, _ = await call(served, path, body)
+    error = answer["error"]
+    assert (given, error["code"], error["status"]) == (code, code, status)
+    assert message in error["message"]
+
+
+async def test_a_body_is_bounded_before_it_is_parsed(served: Served) -> None:
+    status, answer, _ = await call(served, "/v1/predict", raw=b" " * (_MAX_BODY_BYTES + 1))
+    assert status == 400
+    assert "split the call" in str(answer)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "retry"),
+    [(Overloaded("full", retry_after_s=1.2), 429, "2"), (ValueError("secret"), 500, None)],
+)
+async def test_a_full_queue_says_when_to_come_back_and_faults_say_nothing(
+    store: Store,
+    backbone: Backbone,
+    fake: FakeRunner,
+    error: Exception,
+    code: int,
+    retry: str | None,
+) -> None:
+    fake.error = error
+    async with serving(make_settings(store.root), backbone, fake) as served:
+        body = {"inputs": [{"adapter": "sst2", "texts": ["a film"]}]}
+        status, answer, headers = await call(served, "/v1/predict", body)
+    assert (status, headers.get("retry-after")) == (code, retry)
+    assert "secret" not in str(answer)
