@@ -126,7 +126,7 @@ class Server:
             reflection.SERVICE_NAME,
         )
         reflection.enable_server_reflection(names, self._grpc)
-        self._http = HttpServer(build_application(answers, engine.gate, metrics))
+        self._http = HttpServer(build_application(answers, engine.gate, metrics), settings.tls)
         self._http_task: asyncio.Task[None] | None = None
 
     async def start(self) -> Ports:
@@ -142,11 +142,16 @@ class Server:
         address = f"[{host}]" if ":" in host else host
         address = f"{address}:{self._settings.grpc_port}"
         try:
-            grpc_port = self._grpc.add_insecure_port(address)
+            grpc_port = self._add_port(address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
         await self._grpc.start()
         return Ports(grpc=grpc_port, http=http_socket.getsockname()[1])
+
+    def _add_port(self, address: str) -> int:
+        if self._settings.tls is None:
+            return self._grpc.add_insecure_port(address)
+        return self._grpc.add_secure_port(address, self._settings.tls.grpc_credentials())
 
     async def open(self) -> None:
         """Admit calls."""

@@ -11,13 +11,14 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from upt_server.precision import Precision, RunnerChoice
-from upt_zoo.cli import AsJson, Home
-from upt_zoo.errors import Unavailable
+from upt_zoo.errors import InvalidInput, Unavailable
+from upt_zoo.options import AsJson, Home
 from upt_zoo.terminal import print_table, run_command
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from upt_server.app import Ports
     from upt_server.client import Client
     from upt_server.results import Output, Prediction
+    from upt_server.tls import ServerTls
 
 # with MiniLM on two cores a batch of 2,048 tokens takes a third of a second; larger ones bring a
 # tenth more throughput; a full queue of 65,536 tokens is worked off in ten seconds
@@ -39,6 +41,18 @@ app = typer.Typer(
     rich_markup_mode=None,  # it would read the brackets of the grammar as markup
 )
 Target = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The server to ask.")]
+TrustedCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca", metavar="FILE", dir_okay=False, help="Speak TLS and trust this authority."
+    ),
+]
+OwnCertificate = Annotated[
+    Path | None, typer.Option("--cert", metavar="FILE", dir_okay=False, help="Who you are (mTLS).")
+]
+OwnKey = Annotated[
+    Path | None, typer.Option("--key", metavar="FILE", dir_okay=False, help="The key of --cert.")
+]
 Adapter = Annotated[str, typer.Argument(metavar="REF", help="name[:version][@digest]")]
 
 
@@ -76,6 +90,16 @@ def run(
         int, typer.Option(min=1, help="Tokens that may wait.")
     ] = _QUEUE_TOKENS,
     adapter_memory_mb: Annotated[int, typer.Option(min=1, help="Memory for adapters.")] = 2048,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Certificate of both ports, PEM.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key, PEM.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Callers must show a certificate of it.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without TLS.")
+    ] = False,
     drain_timeout_s: Annotated[
         float, typer.Option(min=0, help="Time to finish calls when told to stop.")
     ] = 30.0,
@@ -91,6 +115,7 @@ def run(
     from upt_server.app import serve
     from upt_server.scheduling import Budget
     from upt_server.settings import Settings
+    from upt_server.tls import check_exposure
     from upt_zoo.backbone import EMBEDDED_HUB_ID
     from upt_zoo.references import Reference
 
@@ -115,7 +140,9 @@ def run(
         max_queue_tokens=max_queue_tokens,
         max_adapter_bytes=adapter_memory_mb * 1024**2,
         drain_timeout_s=drain_timeout_s,
+        tls=_server_tls(tls_cert, tls_key, tls_client_ca),
     )
+    check_exposure(host, settings.tls, is_insecure=insecure)
 
     def announce(ports: "Ports") -> None:
         if as_json:
@@ -134,12 +161,15 @@ def predict(
         list[str], typer.Argument(metavar="TEXT...", help="In the order of the task's fields.")
     ],
     server: Target = "127.0.0.1:8001",
+    ca: TrustedCa = None,
+    cert: OwnCertificate = None,
+    key: OwnKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask for the answer to one input."""
     from upt_server import wire
 
-    with _asking(server) as client:
+    with _asking(server, ca, cert, key) as client:
         prediction = client.predict_many([(ref, texts)])
     if as_json:
         _print_json(wire.write_prediction(prediction))
@@ -148,12 +178,18 @@ def predict(
 
 
 @app.command(name="ls")
-def list_adapters(server: Target = "127.0.0.1:8001", as_json: AsJson = False) -> None:
+def list_adapters(
+    server: Target = "127.0.0.1:8001",
+    ca: TrustedCa = None,
+    cert: OwnCertificate = None,
+    key: OwnKey = None,
+    as_json: AsJson = False,
+) -> None:
     """List every version of every adapter that the server can answer with."""
     from upt_protos.v1.inference_pb2 import ListAdaptersResponse
     from upt_server import wire
 
-    with _asking(server) as client:
+    with _asking(server, ca, cert, key) as client:
         adapters = client.adapters()
     if as_json:
         _print_json(ListAdaptersResponse(adapters=map(wire.write_adapter, adapters)))
@@ -173,15 +209,29 @@ def list_adapters(server: Target = "127.0.0.1:8001", as_json: AsJson = False) ->
 
 
 @contextmanager
-def _asking(server: str) -> "Iterator[Client]":
-    """Connect; no answer in time counts as unavailable."""
+def _asking(
+    server: str, ca: Path | None, cert: Path | None, key: Path | None
+) -> "Iterator[Client]":
+    """Connect, by TLS if any file says so; no answer in time counts as unavailable."""
     from upt_server.client import Client
+    from upt_server.tls import ClientTls
 
+    tls = ClientTls(ca=ca, certificate=cert, key=key) if ca or cert or key else None
     try:
-        with Client(server) as client:
+        with Client(server, tls=tls) as client:
             yield client
     except TimeoutError as error:
         raise Unavailable(f"{server}: {error}") from error
+
+
+def _server_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> "ServerTls | None":
+    from upt_server.tls import ServerTls
+
+    if cert is None and key is None and client_ca is None:
+        return None
+    if cert is None or key is None:
+        raise InvalidInput("TLS needs both --tls-cert and --tls-key")
+    return ServerTls(certificate=cert, key=key, client_ca=client_ca)
 
 
 def _print_json(message: "Message") -> None:

@@ -20,6 +20,7 @@ from upt_protos.v1 import inference_pb2_grpc
 from upt_server import statuses, wire
 from upt_server.inputs import Input
 from upt_server.results import AdapterDescription, Output, Prediction
+from upt_server.tls import ClientTls
 from upt_zoo.errors import Unavailable
 from upt_zoo.references import Reference
 
@@ -28,13 +29,21 @@ DEFAULT_TIMEOUT_S = 30.0
 
 
 class Client:
-    """A blocking client; a context manager, or ended by ``close``."""
+    """A blocking client; a context manager, or ended by ``close``. ``tls`` None: in the clear."""
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, *, timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        tls: ClientTls | None = None,
     ) -> None:
         self._target, self._timeout_s = target, timeout_s
-        self._channel = grpc.insecure_channel(target)
+        self._channel = (
+            grpc.secure_channel(target, tls.channel_credentials())
+            if tls
+            else grpc.insecure_channel(target)
+        )
         self._stub = inference_pb2_grpc.InferenceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -97,10 +106,18 @@ class AsyncClient:
     """The same, awaited; a cancelled call leaves the server's queue."""
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, *, timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        tls: ClientTls | None = None,
     ) -> None:
         self._target, self._timeout_s = target, timeout_s
-        self._channel = grpc.aio.insecure_channel(target)
+        self._channel = (
+            grpc.aio.secure_channel(target, tls.channel_credentials())
+            if tls
+            else grpc.aio.insecure_channel(target)
+        )
         # one class serves both kinds of channel; its types stand under two names
         self._stub = cast(
             "inference_pb2_grpc.InferenceAsyncStub", inference_pb2_grpc.InferenceStub(self._channel)

@@ -25,6 +25,7 @@ from upt_server import statuses
 from upt_server.gate import Gate
 from upt_server.metrics import Metrics
 from upt_server.service import Answers
+from upt_server.tls import ServerTls
 from upt_zoo.errors import InvalidInput, Overloaded, Unavailable
 
 _LOGGER = logging.getLogger(__name__)
@@ -132,9 +133,12 @@ async def _read_body(request: Request) -> bytes:
 class HttpServer(uvicorn.Server):
     """uvicorn inside an event loop that is not its own: signals are left to the loop's owner."""
 
-    def __init__(self, application: Starlette) -> None:
+    def __init__(self, application: Starlette, tls: ServerTls | None) -> None:
+        options = tls.uvicorn_options() if tls else {}
         super().__init__(
-            uvicorn.Config(application, lifespan="off", log_config=None, access_log=False)
+            uvicorn.Config(
+                application, lifespan="off", log_config=None, access_log=False, **options
+            )
         )
 
     @contextmanager

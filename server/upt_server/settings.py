@@ -6,6 +6,7 @@ from pathlib import Path
 from upt_server.inputs import Limits
 from upt_server.precision import Precision, RunnerChoice
 from upt_server.scheduling import Budget
+from upt_server.tls import ServerTls
 from upt_zoo.references import Reference
 
 
@@ -17,7 +18,8 @@ class Settings:
     takes a free one. Adapters in ``preload`` are loaded before the server is ready and are never
     evicted. ``device`` is a name of torch's. ``runner`` auto is the fastest of the precision there;
     ``runner_cache`` is the file that remembers which one that was, None to measure at each start.
-    ``threads`` None is the computing library's own choice.
+    ``threads`` None is the computing library's own choice. Without ``tls`` both ports speak in the
+    clear.
     """
 
     home: Path | None
@@ -35,5 +37,6 @@ class Settings:
     max_queue_tokens: int
     max_adapter_bytes: int
     drain_timeout_s: float
+    tls: ServerTls | None = None
     limits: Limits = field(default_factory=Limits)
     max_concurrent_calls: int = 1024

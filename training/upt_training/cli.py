@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upt_zoo.cli import AsJson, Home
 from upt_zoo.errors import Conflict, InvalidInput, InvalidReference
+from upt_zoo.options import AsJson, Home
 from upt_zoo.terminal import run_command
 
 if TYPE_CHECKING:

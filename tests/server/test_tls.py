@@ -1,0 +1,125 @@
+"""Transport security over real sockets, with certificates made for the test."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+import trustme
+
+from upt_server.client import AsyncClient
+from upt_server.runner import TorchRunner
+from upt_server.tls import ClientTls, ServerTls, check_exposure
+from upt_testing.serving import Served, make_settings, serving
+from upt_zoo.backbone import Backbone
+from upt_zoo.errors import InvalidInput, Unavailable
+from upt_zoo.store import Store
+
+
+@dataclass(frozen=True)
+class Certificates:
+    server: ServerTls
+    ca: Path
+    client: ClientTls
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    ca = folder / "ca.pem"
+    authority.cert_pem.write_to_path(ca)
+    files = {}
+    for name in ("127.0.0.1", "caller"):
+        issued = authority.issue_cert(name)
+        files[name] = (folder / f"{name}.pem", folder / f"{name}.key")
+        issued.cert_chain_pems[0].write_to_path(files[name][0])
+        issued.private_key_pem.write_to_path(files[name][1])
+    (cert, key), (client_cert, client_key) = files["127.0.0.1"], files["caller"]
+    return Certificates(
+        server=ServerTls(certificate=cert, key=key),
+        ca=ca,
+        client=ClientTls(ca=ca, certificate=client_cert, key=client_key),
+    )
+
+
+@pytest.fixture(params=["tls", "mtls"])
+async def served(
+    request: pytest.FixtureRequest,
+    certificates: Certificates,
+    store: Store,
+    backbone: Backbone,
+    runner: TorchRunner,
+) -> AsyncIterator[Served]:
+    tls = certificates.server
+    if request.param == "mtls":
+        tls = ServerTls(certificate=tls.certificate, key=tls.key, client_ca=certificates.ca)
+    async with serving(make_settings(store.root, tls=tls), backbone, runner) as started:
+        yield started
+
+
+async def test_a_caller_with_a_certificate_is_answered_on_both_ports(
+    served: Served, certificates: Certificates
+) -> None:
+    async with AsyncClient(served.target, tls=certificates.client) as client:
+        assert (await client.predict("sst2", "a film")).adapter.name == "sst2"
+    context = ssl.create_default_context(cafile=str(certificates.ca))
+    assert certificates.client.certificate is not None
+    context.load_cert_chain(certificates.client.certificate, certificates.client.key)
+
+    def ask() -> int:
+        with urlopen(f"https://{served.http}/readyz", context=context, timeout=20) as response:
+            return int(response.status)
+
+    assert await asyncio.to_thread(ask) == 200
+
+
+async def test_a_caller_in_the_clear_gets_no_answer(served: Served) -> None:
+    async with AsyncClient(served.target, timeout_s=5) as client:
+        with pytest.raises((Unavailable, TimeoutError)):
+            await client.predict("sst2", "a film")
+
+
+async def test_a_caller_who_trusts_another_authority_does_not_ask(
+    served: Served, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(other)
+    async with AsyncClient(served.target, timeout_s=5, tls=ClientTls(ca=other)) as client:
+        with pytest.raises((Unavailable, TimeoutError)):
+            await client.predict("sst2", "a film")
+
+
+async def test_without_its_own_certificate_a_caller_reaches_tls_only(
+    served: Served, certificates: Certificates, request: pytest.FixtureRequest
+) -> None:
+    async with AsyncClient(served.target, timeout_s=5, tls=ClientTls(ca=certificates.ca)) as client:
+        if "mtls" in request.node.name:
+            with pytest.raises((Unavailable, TimeoutError)):
+                await client.predict("sst2", "a film")
+        else:
+            assert (await client.predict("sst2", "a film")).adapter.name == "sst2"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
+def test_nothing_but_loopback_is_reached_without_tls(host: str, certificates: Certificates) -> None:
+    with pytest.raises(InvalidInput, match="--insecure"):
+        check_exposure(host, None, is_insecure=False)
+    check_exposure(host, None, is_insecure=True)
+    check_exposure(host, certificates.server, is_insecure=False)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "localhost"])
+def test_loopback_needs_no_tls(host: str) -> None:
+    check_exposure(host, None, is_insecure=False)
+
+
+def test_files_that_are_missing_are_named(tmp_path: Path, certificates: Certificates) -> None:
+    lost = tmp_path / "lost.pem"
+    with pytest.raises(InvalidInput, match=r"lost\.pem"):
+        ServerTls(certificate=lost, key=certificates.server.key).grpc_credentials()
+    with pytest.raises(InvalidInput, match="needs its key"):
+        ClientTls(certificate=certificates.ca).channel_credentials()
