@@ -6,12 +6,15 @@ Both happen while this file is imported, which is before any module of ours is.
 import os
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_CACHE"] = os.devnull
-os.environ.pop("UPT_ZOO_HOME", None)
+for name in ("UPT_ZOO_HOME", "UPT_ZOO_REMOTES", "UPT_ZOO_OFFLINE"):
+    os.environ.pop(name, None)
 install_import_hook("upt_zoo.nn", "beartype.beartype")
+settings.register_profile("fuzz", max_examples=100_000, deadline=None)  # see CONTRIBUTING.md
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -334,4 +334,4 @@ def test_the_documented_media_types_are_those_of_the_manifest() -> None:
         for value in vars(upt_zoo.manifest).values()
         if isinstance(value, str) and value.startswith("application/vnd.")
     }
-    assert documented == expected - {upt_zoo.manifest.INDEX_TYPE}
+    assert documented == expected

@@ -22,7 +22,9 @@ from upt_zoo.errors import (
 from upt_zoo.references import Reference
 from upt_zoo.spec import AdapterSpec
 from upt_zoo.store import Store, StoredAdapter
+from upt_zoo.tags import move_alias, remove, yank
 from upt_zoo.tensors import Array
+from upt_zoo.upkeep import collect
 
 
 class Events:
@@ -219,6 +221,32 @@ async def test_a_bare_name_means_the_newest_version_for_this_backbone(
         assert lease.stored.version == "1.0.0"
     with pytest.raises(WrongBackbone):
         await residency.acquire(ref("sst2:1.1.0"))
+
+
+async def test_an_alias_is_followed_while_the_server_runs(
+    make: Make, store: Store, backbone: Backbone
+) -> None:
+    Publisher(store=store, backbone=backbone)("sst2", version="1.1.0", seed=7)
+    writer, residency = Store(store.root), make()
+    move_alias(writer, ref("sst2:1.0.0"), "stable")
+    with await residency.acquire(ref("sst2:stable")) as lease:
+        assert lease.stored.version == "1.0.0"
+    move_alias(writer, ref("sst2:1.1.0"), "stable")
+    with await residency.acquire(ref("sst2:stable")) as lease:
+        assert lease.stored.version == "1.1.0"
+    yank(writer, ref("sst2:1.1.0"))
+    with await residency.acquire(ref("sst2")) as lease:
+        assert lease.stored.version == "1.0.0"
+
+
+async def test_what_is_in_memory_outlives_its_blobs(make: Make, store: Store) -> None:
+    residency = make()
+    with await residency.acquire(ref("sst2")) as lease:
+        remove(store, ref("sst2:1.0.0"))
+        collect(store, grace_s=0)
+        assert lease.prepared.size_bytes() > 0
+    with pytest.raises(AdapterNotFound):
+        await residency.acquire(ref("sst2"))
 
 
 @pytest.mark.parametrize("size", ["layers", "heads", "intermediate"])

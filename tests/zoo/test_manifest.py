@@ -3,6 +3,7 @@ import json
 import pytest
 
 from upt_zoo.errors import Corrupt
+from upt_zoo.listing import Listing
 from upt_zoo.manifest import Descriptor, Index, Manifest, digest_of
 
 MANIFEST = Manifest.of("tiny", "1.2.0", spec=b"{}", tensors=b"tensors", card=b"# Tiny")
@@ -92,7 +93,8 @@ def test_an_index_lists_adapters_and_keeps_what_other_tools_wrote() -> None:
     foreign = {"schemaVersion": 2, "manifests": [FOREIGN], "annotations": {"a": "b"}}
     index = Index.from_json(json.dumps(foreign).encode()).with_manifest(MANIFEST.to_json())
     again = Index.from_json(index.to_json())
-    assert again.adapters() == {("tiny", "1.2.0"): digest_of(MANIFEST.to_json())}
+    (listed,) = Listing.of(again).all()
+    assert (listed.reference, listed.digest) == ("tiny:1.2.0", digest_of(MANIFEST.to_json()))
     written = json.loads(again.to_json())
     assert written["manifests"][0] == FOREIGN
     assert written["annotations"] == {"a": "b"}
@@ -132,4 +134,4 @@ def test_an_adapters_entry_without_a_valid_name_and_version_is_corrupt(
         annotations=annotations,
     )
     with pytest.raises(Corrupt, match="index entry"):
-        Index(manifests=(entry,)).adapters()
+        Listing.of(Index(manifests=(entry,)))

@@ -47,6 +47,8 @@ def run(home: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     """Run upt-zoo in this process with an empty embedded catalogue and a home of its own."""
     monkeypatch.setenv("UPT_ZOO_HOME", str(home.root))
     monkeypatch.setenv("COLUMNS", "120")
+    folder = home.root.with_name("config")
+    monkeypatch.setattr("platformdirs.user_config_path", lambda *_, **__: folder)
     empty = Store(home.root.with_name("embedded"), is_read_only=True)
     monkeypatch.setattr(catalogue, "embedded_catalogue", lambda: empty)
 
@@ -240,7 +242,7 @@ def test_a_fault_of_ours_tells_no_internals(run: Run, monkeypatch: pytest.Monkey
     def fail(store: Store) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr(Store, "list", fail)
+    monkeypatch.setattr(Store, "listing", fail)
     result = run("ls")
     assert result.code == terminal.UNEXPECTED
     assert "unexpected KeyError" in result.stderr

@@ -82,6 +82,16 @@ def resolve_backbone(reference: str = EMBEDDED_HUB_ID) -> Backbone:
     return open_backbone(_find_directory(reference), hub_id=reference)
 
 
+def is_on_this_machine(reference: str) -> bool:
+    """Tell whether a backbone can be opened without a network.
+
+    Raises:
+        Corrupt: the embedded backbone's package is damaged.
+    """
+    path = Path(reference)
+    return path.is_dir() or (_cached(reference) or _embedded(reference)) is not None
+
+
 def open_backbone(directory: Path, *, hub_id: str) -> Backbone:
     """Read the configuration and compute the identity of the backbone in ``directory``.
 

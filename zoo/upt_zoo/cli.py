@@ -5,23 +5,30 @@ Exit codes are those of ``upt_zoo.terminal``. Only this module reads the environ
 fast.
 """
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+import gc
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from upt_zoo.cli_finding import add_finding_commands
+from upt_zoo.cli_interop import add_interop_commands
+from upt_zoo.cli_remotes import add_remote_commands, read_remotes, store_of
+from upt_zoo.cli_tags import add_tag_commands
+from upt_zoo.cli_upkeep import add_upkeep_commands
 from upt_zoo.errors import Corrupt
-from upt_zoo.terminal import EXIT_CODES, print_table, printable, run_command
+from upt_zoo.options import Adapter, AsJson, Home, Offline, print_json
+from upt_zoo.terminal import EXIT_CODES, format_size, print_table, printable, run_command
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
+    from upt_zoo.listing import Listed, Listing
     from upt_zoo.references import Reference
     from upt_zoo.spec import AdapterSpec, Head
     from upt_zoo.store import Store, StoredAdapter
 
+_GC_THRESHOLD = 200_000  # looking for cycles among 10,000 adapters takes a fifth of `ls`
 app = typer.Typer(
     help="Find, fetch, check and explain adapters. An adapter is named [remote/]name[:version].",
     no_args_is_help=True,
@@ -29,39 +36,37 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # it would read the brackets of the grammar as markup
 )
-Home = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="UPT_ZOO_HOME",
-        help="Directory of the store.",
-        show_default="the user's data directory",
-        file_okay=False,
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Adapter = Annotated[str, typer.Argument(metavar="REF", help="[remote/]name[:version][@digest]")]
+add_remote_commands(app)
+add_tag_commands(app)
+add_interop_commands(app)
+add_finding_commands(app)
+add_upkeep_commands(app)
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    gc.set_threshold(_GC_THRESHOLD)
     run_command(app, "upt-zoo")
 
 
 @app.command()
-def pull(ref: Adapter, home: Home = None, as_json: AsJson = False) -> None:
+def pull(
+    ref: Adapter, home: Home = None, offline: Offline = False, as_json: AsJson = False
+) -> None:
     """Fetch an adapter into the store.
 
-    It comes from the remote in front of its name (file:///directory), else from the embedded
-    catalogue. Every byte is checked; pulling again mends what is damaged.
+    It comes from the remote in front of its name (oci://host/prefix, file:///directory), else from
+    the first of your remotes that has it; the last one is the embedded catalogue. Every byte is
+    checked; pulling again mends what is damaged.
     """
-    from upt_zoo.catalogue import EMBEDDED, home_store, remote_store
+    from upt_zoo.catalogue import home_store
     from upt_zoo.references import Reference
 
     reference, store = Reference.parse(ref), home_store(home)
-    stored = store.copy_from(remote_store(reference.remote or EMBEDDED), reference)
+    stored = read_remotes(offline=offline).pull(reference, store)
     typer.echo(f"pulled {stored.reference} into {store.root}", err=True)
     if as_json:
-        _print_json(_summary(stored))
+        print_json(_summary(stored))
     else:
         typer.echo(f"{stored.reference}@{stored.digest}")
 
@@ -78,21 +83,28 @@ def list_adapters(
     from upt_zoo.catalogue import embedded_catalogue, home_store
 
     store = embedded_catalogue() if catalogue else home_store(home)
-    references = store.list()
-    if not references and not as_json:
+    listing = store.listing()
+    if not listing.versions and not as_json:
         typer.echo(f"no adapters in {store.root}", err=True)
         return
-    listed = [_resolve_or_damage(store, reference) for reference in references]
+    facts = [_listed_facts(store, listing, listed) for listed in listing.all()]
     if as_json:
-        _print_json([each if isinstance(each, dict) else _summary(each) for each in listed])
+        print_json([*facts])
     else:
-        print_table(("adapter", "method", "metrics", "size", "digest"), map(_list_row, listed))
-    if any(isinstance(each, dict) for each in listed):
+        header = ("adapter", "method", "metrics", "size", "digest", "tags")
+        print_table(header, map(_list_row, facts))
+    if any("damage" in each for each in facts):
         raise typer.Exit(EXIT_CODES[Corrupt])
 
 
 @app.command()
-def show(ref: Adapter, home: Home = None, as_json: AsJson = False) -> None:
+def show(
+    context: typer.Context,
+    ref: Adapter,
+    home: Home = None,
+    offline: Offline = False,
+    as_json: AsJson = False,
+) -> None:
     """Explain an adapter.
 
     Its task, its parts, where it comes from, how good it is, and its card.
@@ -100,18 +112,20 @@ def show(ref: Adapter, home: Home = None, as_json: AsJson = False) -> None:
     from upt_zoo.references import Reference
 
     reference = Reference.parse(ref)
-    store = _store_of(reference, home)
+    store = store_of(context, reference, home, offline=offline)
     stored = store.resolve(reference)
     if as_json:
-        _print_json(_description(stored))
+        print_json(_description(stored))
     else:
         _print_description(stored, store.card(stored))
 
 
 @app.command()
 def verify(
+    context: typer.Context,
     ref: Annotated[str | None, typer.Argument(metavar="[REF]", help="All, if left out.")] = None,
     home: Home = None,
+    offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
     """Check every byte of the adapters.
@@ -126,49 +140,58 @@ def verify(
         references: Sequence[Reference] = store.list()
     else:
         references = [Reference.parse(ref)]
-        store = _store_of(references[0], home)
+        store = store_of(context, references[0], home, offline=offline)
     damages = {
         str(reference).partition("@")[0]: _damage(store, reference) for reference in references
     }
     if as_json:
-        _print_json([{"reference": name, "damage": text} for name, text in damages.items()])
+        print_json([{"reference": name, "damage": text} for name, text in damages.items()])
     else:
         print_table(("adapter", "bytes"), ((n, text or "ok") for n, text in damages.items()))
     if any(damages.values()):
         raise typer.Exit(EXIT_CODES[Corrupt])
 
 
-def _store_of(reference: "Reference", home: Path | None) -> "Store":
-    from upt_zoo.catalogue import home_store, remote_store
+def _listed_facts(store: "Store", listing: "Listing", listed: "Listed") -> "dict[str, JsonValue]":
+    """Say what a list shows of a version, without opening its blobs where the index knows.
 
-    return remote_store(reference.remote) if reference.remote else home_store(home)
-
-
-def _resolve_or_damage(
-    store: "Store", reference: "Reference"
-) -> "StoredAdapter | dict[str, JsonValue]":
-    """Find an adapter of the list; of a damaged one, say what is wrong."""
+    Of a damaged version it is what is wrong.
+    """
+    facts: dict[str, JsonValue] = {"name": listed.name, "version": listed.version}
     try:
-        return store.resolve(reference)
+        summary = store.summarise(listed)
     except Corrupt as error:
-        return {"name": reference.name, "version": reference.tag, "damage": str(error)}
+        return facts | {"damage": str(error)}
+    return facts | {
+        "digest": listed.digest,
+        "method": summary.method,
+        "metrics": dict(summary.metrics),
+        "size_bytes": summary.size_bytes,
+        "created": listed.created,
+        "yanked": listed.yanked,
+        "aliases": list(listing.aliases_of(listed)),
+    }
 
 
-def _list_row(listed: "StoredAdapter | dict[str, JsonValue]") -> tuple[str, ...]:
-    if isinstance(listed, dict):
-        return f"{listed['name']}:{listed['version']}", "damaged", str(listed["damage"]), "", ""
+def _list_row(facts: "Mapping[str, Any]") -> tuple[str, ...]:
+    reference = f"{facts['name']}:{facts['version']}"
+    if "damage" in facts:
+        return reference, "damaged", facts["damage"], "", "", ""
     return (
-        listed.reference,
-        listed.spec.method,
-        _metrics(listed.spec),
-        _size(listed.size_bytes),
-        listed.digest.removeprefix("sha256:")[:12],
+        reference,
+        facts["method"],
+        _metrics(facts["metrics"]),
+        format_size(facts["size_bytes"]),
+        facts["digest"].removeprefix("sha256:")[:12],
+        ", ".join([*facts["aliases"], *(["yanked"] if facts["yanked"] else [])]),
     )
 
 
 def _damage(store: "Store", reference: "Reference") -> str | None:
     try:
-        store.verify(store.resolve(reference))
+        stored = store.resolve(reference)
+        store.verify(stored)
+        store.verify_listing(stored)
     except Corrupt as error:
         return str(error)
     return None
@@ -205,10 +228,6 @@ def _description(stored: "StoredAdapter") -> "dict[str, JsonValue]":
     }
 
 
-def _print_json(value: "JsonValue") -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
 def _print_description(stored: "StoredAdapter", card: str) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
@@ -233,11 +252,11 @@ def _facts(stored: "StoredAdapter") -> list[tuple[str, str]]:
             f"{lineage.trained_parameters:,} trained, {lineage.served_parameters:,} served, "
             f"and {lineage.head_parameters:,} in the head",
         ),
-        ("metrics", _metrics(spec)),
+        ("metrics", _metrics(lineage.metrics)),
         ("data", f"{lineage.data} ({lineage.data_licence})"),
         ("overlap", lineage.backbone_overlap or "none known with the backbone's own data"),
         ("licence", f"{lineage.licence}; commercial use of the data: {lineage.commercial_use}"),
-        ("size", _size(stored.size_bytes)),
+        ("size", format_size(stored.size_bytes)),
         ("digest", stored.digest),
     ]
 
@@ -272,12 +291,8 @@ def _answer(head: "Head") -> str:
     return f"{some} {', '.join(head.labels or ())}"
 
 
-def _metrics(spec: "AdapterSpec") -> str:
-    return ", ".join(f"{name} {value:.1f}" for name, value in sorted(spec.lineage.metrics.items()))
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} kB"
+def _metrics(metrics: "Mapping[str, float]") -> str:
+    return ", ".join(f"{name} {value:.1f}" for name, value in sorted(metrics.items()))
 
 
 if __name__ == "__main__":

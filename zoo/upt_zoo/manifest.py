@@ -34,9 +34,9 @@ INDEX_TYPE: Literal["application/vnd.oci.image.index.v1+json"] = (
 )
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024  # the limit that registries set on manifests
 _MAX_BLOB_BYTES = 1024 * 1024 * 1024  # fifty times UniPELT+Prompt on roberta-large; bounds a read
-_TITLE = "org.opencontainers.image.title"
-_VERSION = "org.opencontainers.image.version"
-_REF_NAME = "org.opencontainers.image.ref.name"
+TITLE = "org.opencontainers.image.title"
+VERSION = "org.opencontainers.image.version"
+REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class _Document(BaseModel):
@@ -68,8 +68,8 @@ class Annotations(_Document):
     model_config = ConfigDict(extra="allow", alias_generator=None)
     __pydantic_extra__: dict[str, str] = Field(init=False)
 
-    name: Name = Field(alias=_TITLE)
-    version: Version = Field(alias=_VERSION)
+    name: Name = Field(alias=TITLE)
+    version: Version = Field(alias=VERSION)
 
 
 class Manifest(_Document):
@@ -142,13 +142,14 @@ class Manifest(_Document):
 
 
 class Index(_Document):
-    """Which manifests a store holds; entries of other artifact types are kept and never read."""
+    """Which manifests a store holds; what its entries say is read by ``upt_zoo.listing``."""
 
     model_config = ConfigDict(extra="allow")
 
     schema_version: Literal[2] = 2
     media_type: Literal["application/vnd.oci.image.index.v1+json"] = INDEX_TYPE
     manifests: tuple[Descriptor, ...] = ()
+    annotations: dict[str, str] | None = None
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -166,46 +167,36 @@ class Index(_Document):
         """Serialise canonically."""
         return _canonical(self)
 
-    def adapters(self) -> Mapping[tuple[str, str], str]:
-        """Map (name, version) to the digest of the manifest; of several the first entry counts.
-
-        Raises:
-            Corrupt: an adapter's entry lacks a valid name or version.
-        """
-        digests: dict[tuple[str, str], str] = {}
-        for entry in self.manifests:
-            if entry.artifact_type == ARTIFACT_TYPE:
-                digests.setdefault(_name_and_version(entry), entry.digest)
-        return digests
-
-    def with_manifest(self, data: bytes) -> Self:
+    def with_manifest(self, data: bytes, notes: Mapping[str, str] | None = None) -> Self:
         """Return an index that lists the manifest of these bytes behind all others.
 
-        ``ref.name`` is for other tools; it joins with ``-``, which a registry's tags may contain.
+        ``notes`` are further annotations of the entry. ``ref.name`` is for other tools; it joins
+        with ``-``, which a registry's tags may contain.
         """
-        manifest = Manifest.from_json(data)
-        annotations = {
-            _TITLE: manifest.name,
-            _VERSION: manifest.version,
-            _REF_NAME: f"{manifest.name}-{manifest.version}",
-        }
-        entry = Descriptor.of(MANIFEST_TYPE, data).model_copy(
-            update={"artifact_type": ARTIFACT_TYPE, "annotations": annotations}
-        )
-        return self.model_copy(update={"manifests": (*self.manifests, entry)})
+        return self.model_copy(update={"manifests": (*self.manifests, entry_of(data, notes))})
+
+
+def entry_of(data: bytes, notes: Mapping[str, str] | None = None) -> Descriptor:
+    """Return the entry of an index that lists the manifest of these bytes.
+
+    Raises:
+        Corrupt: not the manifest of an adapter.
+    """
+    manifest = Manifest.from_json(data)
+    annotations = {
+        **(notes or {}),
+        TITLE: manifest.name,
+        VERSION: manifest.version,
+        REF_NAME: f"{manifest.name}-{manifest.version}",
+    }
+    return Descriptor.of(MANIFEST_TYPE, data).model_copy(
+        update={"artifact_type": ARTIFACT_TYPE, "annotations": annotations}
+    )
 
 
 def digest_of(data: bytes) -> str:
     """Return ``sha256:`` and the hexadecimal sha256 of the bytes."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def _name_and_version(entry: Descriptor) -> tuple[str, str]:
-    try:
-        annotations = Annotations.model_validate(entry.annotations or {})
-    except ValidationError as error:
-        raise Corrupt(f"index entry {entry.digest}: {_first_reason(error)}") from error
-    return annotations.name, annotations.version
 
 
 def _canonical(document: _Document) -> bytes:

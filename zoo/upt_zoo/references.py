@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -29,6 +30,8 @@ _REFERENCE = re.compile(
 )
 _REMOTE_URL = re.compile(r"(?:file|oci|hf)://\S+")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")  # one part of its path
 _VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}")
 _NAME = TypeAdapter[str](Name)
 _DIGEST = TypeAdapter[str](Digest)
@@ -76,6 +79,11 @@ def is_version(tag: str) -> bool:
     return _VERSION.fullmatch(tag) is not None
 
 
+def is_alias(tag: str) -> bool:
+    """Tell whether a tag may be an alias: it is a tag and not a version."""
+    return _TAG.fullmatch(tag) is not None and not is_version(tag)
+
+
 def version_order(version: str) -> tuple[int, ...]:
     """Return the key that sorts versions by number: 1.10.0 comes after 1.9.0."""
     return tuple(int(number) for number in version.split("."))
@@ -92,6 +100,33 @@ def next_patch(version: str | None) -> str:
         return FIRST_VERSION
     major, minor, patch = version_order(version)
     return f"{major}.{minor}.{patch + 1}"
+
+
+def repository_prefix(remote: str) -> str:
+    """Return what stands before the names in the registry's repositories; it may be empty.
+
+    Raises:
+        InvalidReference: not ``oci://host[:port][/prefix]``.
+    """
+    url = urlsplit(remote)
+    prefix = url.path.removeprefix("/")
+    is_valid = remote == f"oci://{url.netloc}{url.path}" and _HOST.fullmatch(url.netloc)
+    if not is_valid or not all(map(_REPOSITORY.fullmatch, prefix.split("/") if prefix else ())):
+        raise InvalidReference(
+            f"remote {remote!r}: expected oci://host[:port]/prefix in lower case, the parts of "
+            f"the prefix as in names"
+        )
+    return prefix
+
+
+def registry_host(remote: str) -> str:
+    """Return ``host[:port]`` of ``oci://host[:port][/prefix]``.
+
+    Raises:
+        InvalidReference: not such a remote.
+    """
+    repository_prefix(remote)
+    return urlsplit(remote).netloc
 
 
 def _is_remote(text: str) -> bool:

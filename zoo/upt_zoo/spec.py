@@ -23,7 +23,13 @@ MAX_FIELDS = 2
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        defer_build=True,  # a list of adapters reads no spec
+    )
 
 
 class BackboneIdentity(_Frozen):

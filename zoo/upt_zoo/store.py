@@ -4,50 +4,56 @@
     index.json       which versions there are; replaced last, so it names whole adapters only
     blobs/sha256/    manifests, specs, tensors and cards, each named by its digest
     .lock            held by the one writer
+    leases/          what long readers still need; see ``upt_zoo.leases``
+    .partial/        parts of blobs from registries; see ``upt_zoo.oci``
 
 A version is immutable. Every file is written beside its place, synced and renamed; a killed writer
-leaves a temporary file, which the next one removes. Readers take no lock and read the index anew on
-each call, so a running server sees a new version at once. Every byte is compared with its digest
-when it is read. The store knows no remotes; see ``upt_zoo.catalogue``.
+leaves a temporary file, which the next one removes. Readers take no lock and read the index anew
+when it has changed, so a running server sees a new version at once. Every byte is compared with its
+digest when it is read. The store knows no remotes (``upt_zoo.catalogue``), moves no aliases
+(``upt_zoo.tags``) and deletes nothing (``upt_zoo.upkeep``).
 
 Source: OCI image specification 1.1, image-layout.md.
 """
 
 import difflib
-import fcntl
 import os
-import stat
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from upt_zoo.draft import Draft
+from upt_zoo.edits import alias_entry, alias_of
 from upt_zoo.errors import (
     AdapterNotFound,
     Conflict,
     Corrupt,
     InvalidInput,
-    InvalidReference,
     InvalidSpec,
-    Unavailable,
 )
+from upt_zoo.files import FileBatch, holds, locked, read_file, replace_file, sync_directory
 from upt_zoo.layout import check_shapes
-from upt_zoo.manifest import MAX_MANIFEST_BYTES, Descriptor, Index, Manifest, digest_of
-from upt_zoo.references import Reference, is_version, newest, next_patch, version_order
+from upt_zoo.leases import leased
+from upt_zoo.listing import CREATED, YANKED, Listed, Listing, Summary, read_entry
+from upt_zoo.manifest import (
+    MANIFEST_TYPE,
+    MAX_MANIFEST_BYTES,
+    Descriptor,
+    Index,
+    Manifest,
+    digest_of,
+    entry_of,
+)
+from upt_zoo.references import Reference, version_order
+from upt_zoo.source import Source, check_blobs
 from upt_zoo.spec import AdapterSpec
-from upt_zoo.tensors import Array, read_tensors, write_tensors
+from upt_zoo.tensors import Array, read_tensors
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
-_MAX_INDEX_BYTES = 256 * 1024 * 1024  # half a million versions
+MAX_INDEX_BYTES = 256 * 1024 * 1024  # half a million versions
 _LOCK_TIMEOUT_S = 60.0
-_LOCK_POLL_S = 0.02
-_COMPARISON_ONLY = {
-    "full": "it changes the backbone, which all adapters share",
-    "bitfit": "it changes the backbone's own biases",
-    "ia3_prefix_bottleneck": "the engine has no IA3",
-    "stacked_unipelt": "the engine has no stacked blocks",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +95,22 @@ class Store:
     index only as long as its file is the same one.
     """
 
-    def __init__(self, root: Path, *, is_read_only: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        is_read_only: bool = False,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self.root = root
         self._is_read_only = is_read_only
         self._blobs = root / "blobs" / "sha256"
-        self._known: tuple[Stamp | None, Index, dict[str, dict[str, str]]] | None = None
+        self._clock = clock
+        self._known: tuple[Stamp | None, Index, Listing] | None = None
+
+    def now(self) -> str:
+        """Return the time as the index notes it: RFC 3339, UTC, whole seconds."""
+        return self._clock().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def stamp(self) -> Stamp | None:
         """Tell one index from the next: each is a file of its own; None while there is none."""
@@ -122,35 +139,67 @@ class Store:
             InvalidReference: the version is not MAJOR.MINOR.PATCH.
             InvalidSpec: the method exists for comparison only.
         """
-        _refuse_comparisons(spec)
-        if version is not None and not is_version(version):
-            raise InvalidReference(f"expected a version MAJOR.MINOR.PATCH, got {version!r}")
-        check_shapes(spec, {name: tensor.shape for name, tensor in tensors.items()})
-        name = spec.task.name
-        blobs = (spec.to_json(), write_tensors(tensors), card.encode())
-        with self._writing():
-            manifest = Manifest.of(
-                name,
-                version or next_patch(newest(self.versions(name))),
-                spec=blobs[0],
-                tensors=blobs[1],
-                card=blobs[2],
-            )
-            return self._add(manifest.to_json(), blobs)
+        draft = Draft(spec=spec, tensors=tensors, card=card, version=version)
+        draft.check()
+        blobs = draft.blobs()
+        with self.writing():
+            known = self.listing().versions.get(spec.task.name, {})
+            return self._add(draft.manifest(blobs, known).to_json(), blobs)
 
-    def copy_from(self, other: "Store", reference: Reference) -> StoredAdapter:
+    def publish_all(self, drafts: Iterable[Draft]) -> tuple[StoredAdapter, ...]:
+        """Publish many at once: they become visible together, or none does.
+
+        It writes the index once, where ``publish`` writes it for every version. The lock is held
+        while ``drafts`` is drawn from.
+
+        Raises:
+            Conflict: a version exists with other bytes.
+            Corrupt: the tensors of one are not those of its spec.
+            InvalidInput: as ``publish``.
+        """
+        with self.writing():
+            index, listing = self.read_index()
+            known = {name: dict(versions) for name, versions in listing.versions.items()}
+            entries: list[Descriptor] = []
+            added: list[StoredAdapter] = []
+            with FileBatch() as files:
+                for draft in drafts:
+                    stored, entry = self._stage(draft, known, files)
+                    added.append(stored)
+                    if entry is not None:
+                        entries.append(entry)
+            sync_directory(self._blobs)
+            if entries:
+                manifests = (*index.manifests, *entries)
+                self.write_index(index.model_copy(update={"manifests": manifests}))
+            return tuple(added)
+
+    def copy_from(self, source: Source, reference: Reference) -> StoredAdapter:
         """Copy one version with its digest; what is here whole stays, what is damaged is mended.
 
         Raises:
-            AdapterNotFound: the other store does not have it.
+            AdapterNotFound: the source does not have it.
             Conflict: the version exists here with other bytes.
-            Corrupt: the other store's bytes are damaged; nothing was copied.
+            Corrupt: the source's bytes are damaged; nothing was copied.
+            Unavailable: the source does not answer.
         """
-        stored = other.resolve(reference)
-        other.verify(stored)
-        manifest = other._read(stored.digest, MAX_MANIFEST_BYTES)
-        with self._writing():
-            return self._add(manifest, (other._read_blob(blob) for blob in stored.manifest.blobs))
+        data = source.read_manifest(reference)
+        manifest = Manifest.from_json(data)
+        blobs = [self._own_or_copied(source, manifest.name, blob) for blob in manifest.blobs]
+        check_blobs(manifest, blobs)
+        origin = None
+        if isinstance(source, Store):  # a registry knows no times and no yanked versions
+            origin = source.listing().versions.get(manifest.name, {}).get(manifest.version)
+        with self.writing():
+            return self._add(data, blobs, origin)
+
+    def read_manifest(self, reference: Reference) -> bytes:
+        """Return the bytes of the manifest that is meant; see ``Source``."""
+        return self.read_bytes(self.resolve(reference).digest, MAX_MANIFEST_BYTES)
+
+    def read_blob(self, name: str, blob: Descriptor) -> bytes:
+        """Return the bytes of a blob; see ``Source``. All adapters share the blobs of a store."""
+        return self._read_blob(blob)
 
     def resolve(self, reference: Reference, *, backbone: str | None = None) -> StoredAdapter:
         """Find the version that is meant: by tag, by digest, else the newest.
@@ -163,34 +212,63 @@ class Store:
             AdapterNotFound: no such name, tag or digest.
             Corrupt: the tag has another digest than the one asked for, or the blobs are damaged.
         """
-        digests = self._digests().get(reference.name, {})
-        version = _select_version(reference, digests)
-        if version is None:
-            raise self._not_found(reference, digests)
-        if reference.digest not in (None, digests[version]):
-            raise Corrupt(f"{reference}: expected that digest, got {digests[version]}")
-        stored = self._open_as(reference.name, version, digests[version])
+        listing = self.listing()
+        listed = listing.select(reference)
+        if listed is None:
+            raise self._not_found(reference, listing)
+        if reference.digest not in (None, listed.digest):
+            raise Corrupt(f"{reference}: expected that digest, got {listed.digest}")
+        stored = self._open_as(listed)
         if backbone is None or reference.tag is not None or reference.digest is not None:
             return stored
+        known = listing.versions[reference.name]
         candidates = (
-            self._open_as(reference.name, older, digests[older])
-            for older in sorted(digests, key=version_order, reverse=True)
+            self._open_as(known[version])
+            for version in sorted(known, key=version_order, reverse=True)
+            if known[version].yanked is None
         )
         fitting = (each for each in candidates if each.spec.backbone.digest == backbone)
         return next(fitting, stored)
 
     def list(self) -> tuple[Reference, ...]:
         """Return every version with its digest, by name, then from oldest to newest version."""
-        digests = self._digests()
         return tuple(
-            Reference(name=name, tag=version, digest=digests[name][version])
-            for name in sorted(digests)
-            for version in sorted(digests[name], key=version_order)
+            Reference(name=listed.name, tag=listed.version, digest=listed.digest)
+            for listed in self.listing().all()
         )
 
     def versions(self, name: str) -> tuple[str, ...]:
         """Return an adapter's versions from lowest to highest; none if the name is unknown."""
-        return tuple(sorted(self._digests().get(name, {}), key=version_order))
+        return tuple(sorted(self.listing().versions.get(name, {}), key=version_order))
+
+    def listing(self) -> Listing:
+        """Return what the index says; it opens no blob.
+
+        Raises:
+            Corrupt: the index cannot be read.
+        """
+        return self.read_index()[1]
+
+    def summarise(self, listed: Listed) -> Summary:
+        """Return what a list shows of a version; only an entry that does not say so costs a read.
+
+        Raises:
+            Corrupt: the manifest is missing or not as long as the index says, or cannot be read.
+        """
+        path, summary = f"{self._blobs}/{listed.digest.removeprefix('sha256:')}", listed.summary
+        if summary is None:
+            stored = self._open_as(listed)
+            return Summary.of(stored.spec, stored.size_bytes)
+        try:
+            size = os.stat(path).st_size  # noqa: PTH116 - half the time of Path, ten thousand times
+        except FileNotFoundError:
+            size = None
+        if size != listed.manifest_bytes:
+            raise Corrupt(
+                f"{path} is missing or not of {listed.manifest_bytes} bytes; pull or publish the "
+                f"adapter again"
+            )
+        return summary
 
     def load(self, stored: StoredAdapter) -> tuple[AdapterSpec, dict[str, Array]]:
         """Read the spec and the tensors; the arrays are the caller's own.
@@ -224,54 +302,132 @@ class Store:
         self.load(fresh)
         self.card(fresh)
 
-    def _digests(self) -> Mapping[str, Mapping[str, str]]:
-        """Map each name to its versions and their digests."""
-        return self._read_index()[1]
+    def verify_listing(self, stored: StoredAdapter) -> None:
+        """Compare what the index says of a version with its blobs.
 
-    def _read_index(self) -> tuple[Index, dict[str, dict[str, str]]]:
-        """Parse the index, unless the file is the one that was parsed before."""
+        Raises:
+            Corrupt: they differ; the message names how to rebuild the index.
+        """
+        listed = self.listing().versions[stored.name][stored.version]
+        expected = Summary.of(stored.spec, stored.size_bytes)
+        if listed.summary not in (None, expected):
+            raise Corrupt(
+                f"the index says other things of {stored.reference} than its blobs; "
+                f"`upt-zoo reindex` rebuilds it"
+            )
+
+    def lease(self, stored: StoredAdapter) -> AbstractContextManager[None]:
+        """Keep a version's blobs until the end of the ``with``, whoever removes and collects it.
+
+        For readers that take long; ``load`` alone needs none.
+        """
+        return leased(self.root, [stored.digest, *(blob.digest for blob in stored.manifest.blobs)])
+
+    def edit(self, change: Callable[[Index, Listing], Index]) -> None:
+        """Replace the index by what ``change`` makes of it, while nobody else writes.
+
+        Raises:
+            InvalidInput: the store is read-only.
+            Unavailable: somebody else has been writing for a minute.
+        """
+        with self.writing():
+            index, listing = self.read_index()
+            changed = change(index, listing)
+            if changed is not index:
+                self.write_index(changed)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the lock of the only writer in a layout without leftovers.
+
+        Raises:
+            InvalidInput: the store is read-only.
+            Unavailable: somebody else has been writing for a minute.
+        """
+        if self._is_read_only:
+            raise InvalidInput(f"{self.root} is read-only; use a store of your own")
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        with locked(self.root / ".lock", timeout_s=_LOCK_TIMEOUT_S) as was_killed:
+            if was_killed:
+                self.remove_leftovers()
+            if not (self.root / "oci-layout").is_file():
+                replace_file(self.root / "oci-layout", _LAYOUT)
+            yield
+
+    def blob_path(self, digest: str) -> Path:
+        """Return where a blob is, or would be."""
+        return self._blobs / digest.removeprefix("sha256:")
+
+    def read_index(self) -> tuple[Index, Listing]:
+        """Parse the index, unless the file is the one that was parsed before.
+
+        Raises:
+            Corrupt: it cannot be read.
+        """
         stamp = self.stamp()  # before reading: a file that comes in between is read again
         known = self._known
         if known is None or known[0] != stamp:
             index = self._parse_index()
-            digests: dict[str, dict[str, str]] = {}
-            for (name, version), digest in index.adapters().items():
-                digests.setdefault(name, {})[version] = digest
-            self._known = known = (stamp, index, digests)
+            self._known = known = (stamp, index, Listing.of(index))
         return known[1:]
+
+    def write_index(self, index: Index) -> None:
+        """Replace the index; the caller holds the lock."""
+        replace_file(self.root / "index.json", index.to_json())
+        self._known = (self.stamp(), index, Listing.of(index))
 
     def _parse_index(self) -> Index:
         try:
-            return Index.from_json(_read_file(self.root / "index.json", _MAX_INDEX_BYTES))
+            index = Index.from_json(read_file(self.root / "index.json", MAX_INDEX_BYTES))
         except FileNotFoundError:
             return Index()
         except Corrupt as error:
-            raise Corrupt(f"{self.root / 'index.json'}: {error}") from error
+            raise Corrupt(
+                f"{self.root / 'index.json'}: {error}; `upt-zoo reindex` rebuilds it"
+            ) from error
+        named = tuple(self._named(entry) for entry in index.manifests)
+        return index.model_copy(update={"manifests": named})
 
-    def _open_as(self, name: str, version: str, digest: str) -> StoredAdapter:
-        stored = self._open(digest)
-        if (stored.name, stored.version) != (name, version):
-            raise Corrupt(f"the index says {name}:{version}, its manifest {stored.reference}")
+    def _named(self, entry: Descriptor) -> Descriptor:
+        """Complete the entry of an adapter that another tool has copied: some keep the digest only.
+
+        What is not an adapter stays as it is.
+        """
+        if entry.artifact_type is not None or entry.media_type != MANIFEST_TYPE:
+            return entry
+        try:
+            data = self.read_bytes(entry.digest, MAX_MANIFEST_BYTES)
+            named, alias = entry_of(data, entry.annotations), alias_of(entry)
+        except Corrupt:
+            return entry
+        return named if alias is None else alias_entry(read_entry(named), alias)
+
+    def _open_as(self, listed: Listed) -> StoredAdapter:
+        stored = self._open(listed.digest)
+        if stored.reference != listed.reference:
+            raise Corrupt(f"the index says {listed.reference}, its manifest {stored.reference}")
         return stored
 
     def _open(self, digest: str) -> StoredAdapter:
-        manifest = Manifest.from_json(self._read(digest, MAX_MANIFEST_BYTES))
+        manifest = Manifest.from_json(self.read_bytes(digest, MAX_MANIFEST_BYTES))
         try:
             spec = AdapterSpec.from_json(self._read_blob(manifest.config))
         except InvalidSpec as error:
             raise Corrupt(f"{manifest.name}:{manifest.version}: {error}") from error
         return StoredAdapter(digest=digest, manifest=manifest, spec=spec)
 
-    def _blob(self, digest: str) -> Path:
-        return self._blobs / digest.removeprefix("sha256:")
-
     def _read_blob(self, blob: Descriptor) -> bytes:
-        return self._read(blob.digest, blob.size)
+        return self.read_bytes(blob.digest, blob.size)
 
-    def _read(self, digest: str, max_bytes: int) -> bytes:
-        path = self._blob(digest)
+    def read_bytes(self, digest: str, max_bytes: int) -> bytes:
+        """Read a blob of at most so many bytes.
+
+        Raises:
+            Corrupt: it is missing, longer, or its digest is another one.
+        """
+        path = self.blob_path(digest)
         try:
-            data = _read_file(path, max_bytes)
+            data = read_file(path, max_bytes)
         except FileNotFoundError as error:
             raise Corrupt(f"{path} is missing; pull or publish the adapter again") from error
         if len(data) > max_bytes or digest_of(data) != digest:
@@ -281,110 +437,93 @@ class Store:
             )
         return data
 
-    def _not_found(self, reference: Reference, versions: Iterable[str]) -> AdapterNotFound:
-        if versions := sorted(versions, key=version_order):
-            return AdapterNotFound(f"no {reference} in {self.root}; it has {', '.join(versions)}")
-        close = difflib.get_close_matches(reference.name, self._digests())
+    def _not_found(self, reference: Reference, listing: Listing) -> AdapterNotFound:
+        if known := sorted(listing.versions.get(reference.name, ()), key=version_order):
+            aliases = sorted(listing.aliases.get(reference.name, ()))
+            tags = ", ".join([*known, *aliases])
+            if reference.tag is None and reference.digest is None:
+                return AdapterNotFound(f"every version of {reference} is yanked; name one: {tags}")
+            return AdapterNotFound(f"no {reference} in {self.root}; it has {tags}")
+        close = difflib.get_close_matches(reference.name, listing.versions)
         hint = f"; did you mean {' or '.join(close)}?" if close else ";"
         return AdapterNotFound(
             f"no adapter {reference.name} in {self.root}{hint} `upt-zoo ls` lists what is here, "
             f"`upt-zoo ls --catalogue` what `upt-zoo pull NAME` can fetch"
         )
 
-    def _add(self, manifest: bytes, blobs: Iterable[bytes]) -> StoredAdapter:
-        """Write the blobs, then the manifest, then the index; the caller holds the lock."""
-        index, digests = self._read_index()
-        added, digest = Manifest.from_json(manifest), digest_of(manifest)
-        present = digests.get(added.name, {}).get(added.version)
-        if present not in (None, digest):
-            raise Conflict(
-                f"{added.name}:{added.version} exists in {self.root} with the digest {present}, "
-                f"got {digest}; a version never changes, choose another one"
-            )
-        for blob in blobs:
+    def _own_or_copied(self, source: Source, name: str, blob: Descriptor) -> bytes:
+        try:
+            return self._read_blob(blob)
+        except Corrupt:  # missing or damaged
+            return source.read_blob(name, blob)
+
+    def _add(
+        self, manifest: bytes, blobs: Sequence[bytes], origin: Listed | None = None
+    ) -> StoredAdapter:
+        """Write the blobs, then the manifest, then the index; the caller holds the lock.
+
+        ``origin`` is what the store says of it where it comes from.
+        """
+        index, listing = self.read_index()
+        added = Manifest.from_json(manifest)
+        is_listed = self._is_listed(added, digest_of(manifest), listing.versions)
+        for blob in (*blobs, manifest):
             self._put(blob)
-        self._put(manifest)
-        if present is None:
-            _replace(self.root / "index.json", index.with_manifest(manifest).to_json())
-        return self._open(digest)
+        if not is_listed:
+            self.write_index(index.with_manifest(manifest, self._notes(blobs, origin)))
+        return self._open(digest_of(manifest))
+
+    def _stage(
+        self, draft: Draft, known: dict[str, dict[str, Listed]], files: FileBatch
+    ) -> tuple[StoredAdapter, Descriptor | None]:
+        """Hand a draft's files over for writing; the entry is None if it is listed already.
+
+        ``known`` gets the new version.
+        """
+        draft.check()
+        blobs = draft.blobs()
+        versions = known.setdefault(draft.spec.task.name, {})
+        manifest = draft.manifest(blobs, versions)
+        data = manifest.to_json()
+        stored = StoredAdapter(digest=digest_of(data), manifest=manifest, spec=draft.spec)
+        is_listed = self._is_listed(manifest, stored.digest, known)
+        for blob in (*blobs, data):
+            files.put(self.blob_path(digest_of(blob)), blob)
+        if is_listed:
+            return stored, None
+        entry = entry_of(data, self._notes(blobs, None))
+        versions[manifest.version] = read_entry(entry)
+        return stored, entry
+
+    def _is_listed(
+        self, added: Manifest, digest: str, versions: Mapping[str, Mapping[str, Listed]]
+    ) -> bool:
+        present = versions.get(added.name, {}).get(added.version)
+        if present is not None and present.digest != digest:
+            raise Conflict(
+                f"{added.name}:{added.version} exists in {self.root} with the digest "
+                f"{present.digest}, got {digest}; a version never changes, choose another one"
+            )
+        return present is not None
+
+    def _notes(self, blobs: Sequence[bytes], origin: Listed | None) -> dict[str, str]:
+        """Say in annotations what a list shows, when it was published, and whether it is yanked."""
+        summary = Summary.of(AdapterSpec.from_json(blobs[0]), sum(map(len, blobs)))
+        created = (origin.created if origin else None) or self.now()
+        yanked = {YANKED: origin.yanked} if origin and origin.yanked else {}
+        return summary.to_annotations() | {CREATED: created} | yanked
 
     def _put(self, data: bytes) -> None:
-        path = self._blob(digest_of(data))
-        is_there = path.is_file() and path.stat().st_size == len(data)
-        if not (is_there and path.read_bytes() == data):
-            _replace(path, data)
+        path = self.blob_path(digest_of(data))
+        if not holds(path, data):
+            replace_file(path, data)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Hold the lock of the only writer in a layout without leftovers."""
-        if self._is_read_only:
-            raise InvalidInput(f"{self.root} is read-only; use a store of your own")
-        self._blobs.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("ab") as lock:  # closing the file releases the lock
-            _acquire(lock.fileno(), self.root)
-            for directory in (self.root, self._blobs):
-                for leftover in directory.glob(".*.tmp"):
-                    leftover.unlink()
-            if not (self.root / "oci-layout").is_file():
-                _replace(self.root / "oci-layout", _LAYOUT)
-            yield
+    def leftovers(self) -> Iterator[Path]:
+        """Yield the temporary files of writers; without the lock, of one at work too."""
+        for directory in (self.root, self._blobs):
+            yield from directory.glob(".*.tmp")
 
-
-def _refuse_comparisons(spec: AdapterSpec) -> None:
-    reason = _COMPARISON_ONLY.get(spec.method)
-    if reason is not None:
-        raise InvalidSpec(
-            f"method {spec.method} is trained for comparison only and cannot be served: {reason}"
-        )
-
-
-def _select_version(reference: Reference, digests: Mapping[str, str]) -> str | None:
-    """Return the version among ``digests`` (version to digest) that the reference means."""
-    if reference.tag is not None:
-        return reference.tag if reference.tag in digests else None
-    if reference.digest is not None:
-        return newest(v for v, digest in digests.items() if digest == reference.digest)
-    return newest(digests)
-
-
-def _acquire(lock: int, root: Path) -> None:
-    deadline = time.monotonic() + _LOCK_TIMEOUT_S
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"another process has been writing to {root} for {_LOCK_TIMEOUT_S:.0f} s"
-                ) from None
-            time.sleep(_LOCK_POLL_S)
-        else:
-            return
-
-
-def _read_file(path: Path, max_bytes: int) -> bytes:
-    """Read at most one byte more than ``max_bytes`` of a regular file, whatever it says it is.
-
-    The directory may be somebody else's: a pipe would hang and a device would never end.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise Corrupt(f"{path}: expected a regular file")
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(max_bytes + 1)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Put a whole file in its place, durably: a reader sees the old bytes or the new ones."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    def remove_leftovers(self) -> None:
+        """Remove what killed writers left behind; the caller holds the lock."""
+        for leftover in list(self.leftovers()):
+            leftover.unlink()

@@ -15,16 +15,20 @@ import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from upt_zoo.errors import Corrupt, InvalidInput
 from upt_zoo.spec import Count
 
-Array = NDArray[np.float16 | np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float16 | np.float32]
+else:
+    Array = Any  # numpy comes with the first tensors: a list of adapters needs none
 
 _MAX_HEADER_BYTES = 1024 * 1024  # an adapter has at most some forty tensors of 100 bytes each
 _MAX_AXES = 8  # numpy gives up at 64, adapters need 3
@@ -41,7 +45,7 @@ class _TensorEntry(BaseModel):
 
     @property
     def size_bytes(self) -> int:
-        return math.prod(self.shape) * np.dtype(_DTYPES[self.dtype]).itemsize
+        return math.prod(self.shape) * int(_DTYPES[self.dtype][-1])
 
 
 class _Header(BaseModel):
@@ -75,6 +79,8 @@ def write_tensors(tensors: Mapping[str, Array]) -> bytes:
     Raises:
         InvalidInput: a tensor is neither float16 nor float32, or a number is not finite.
     """
+    import numpy as np
+
     entries: dict[str, dict[str, object]] = {}
     parts: list[bytes] = []
     position = 0
@@ -129,6 +135,8 @@ def _check_coverage(entries: Mapping[str, _TensorEntry], size_bytes: int) -> Non
 
 
 def _tensor(name: str, entry: _TensorEntry, data: memoryview) -> Array:
+    import numpy as np
+
     first, last = entry.data_offsets
     stored = np.frombuffer(data[first:last], dtype=_DTYPES[entry.dtype])
     tensor: Array = stored.reshape(entry.shape).copy()

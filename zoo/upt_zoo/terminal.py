@@ -29,6 +29,7 @@ from upt_zoo.errors import (
 )
 
 UNEXPECTED = 70
+_MANY_ROWS = 500  # rich takes half a millisecond a row to find out how wide it is
 EXIT_CODES: dict[type[Exception], int] = {
     InvalidInput: 64,
     Corrupt: 65,
@@ -58,7 +59,11 @@ def exit_code(error: Exception) -> int:
 
 
 def print_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:
-    """Print rows in columns, as wide as the terminal."""
+    """Print rows in columns, as wide as the terminal; many rows, as wide as they are."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    if len(rows) > _MANY_ROWS:
+        _print_columns([list(header), *rows] if header else rows)
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -67,13 +72,29 @@ def print_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> 
     for title in header or ():
         table.add_column(title, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*map(Text, row))
     Console().print(table)
+
+
+def format_size(size_bytes: int) -> str:
+    """Spell a size for people."""
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} kB"
 
 
 def printable(text: str) -> str:
     """Drop control characters but for line ends."""
+    if text.isprintable():
+        return text
     return "".join(letter for letter in text if letter.isprintable() or letter == "\n")
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        " ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+    typer.echo("\n".join(lines))
 
 
 def _message(error: Exception, program: str) -> str:

@@ -1,0 +1,74 @@
+"""What adapters can be copied from: the seam between stores and registries.
+
+What is copied are the manifest's bytes and the blobs, unchanged, so a digest is the same
+everywhere. Nothing here knows files or networks.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from upt_zoo.errors import Corrupt, InvalidSpec
+from upt_zoo.layout import check_shapes
+from upt_zoo.manifest import Descriptor, Manifest
+from upt_zoo.references import Reference
+from upt_zoo.spec import AdapterSpec
+from upt_zoo.tensors import read_tensors
+
+if TYPE_CHECKING:
+    from upt_zoo.store import StoredAdapter
+
+
+class Source(Protocol):
+    """What an adapter can be read from, byte by byte; a store and a registry are sources."""
+
+    def read_manifest(self, reference: Reference) -> bytes:
+        """Return the manifest of the version that is meant.
+
+        Raises:
+            AdapterNotFound: no such name, tag or digest.
+            Corrupt: not the manifest of that adapter, or not of the digest asked for.
+            Unavailable: no answer in time.
+        """
+        ...
+
+    def read_blob(self, name: str, blob: Descriptor) -> bytes:
+        """Return a blob of the adapter ``name``; its digest and size are those of ``blob``.
+
+        Raises:
+            Corrupt: missing, or other bytes.
+            Unavailable: no answer in time.
+        """
+        ...
+
+
+class Remote(Source, Protocol):
+    """A source that can be copied to as well."""
+
+    def copy_from(self, source: Source, reference: Reference) -> "StoredAdapter":
+        """Copy one version with its digest; nothing can be seen of it until it is whole.
+
+        Raises:
+            AdapterNotFound: the source does not have it.
+            Conflict: the version exists here with other bytes.
+            Corrupt: the source's bytes are damaged; nothing was copied.
+            Unavailable: no answer in time.
+        """
+        ...
+
+
+def check_blobs(manifest: Manifest, blobs: Sequence[bytes]) -> AdapterSpec:
+    """Return the spec if the blobs, whose digests are right, are those of an adapter.
+
+    Raises:
+        Corrupt: a blob is not of its format, or the tensors are not those of the spec.
+    """
+    name, (config, tensors, card) = f"{manifest.name}:{manifest.version}", blobs
+    try:
+        spec = AdapterSpec.from_json(config)
+        card.decode()
+    except InvalidSpec as error:
+        raise Corrupt(f"{name}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise Corrupt(f"the card of {name} is not UTF-8: {error}") from error
+    check_shapes(spec, {name: tensor.shape for name, tensor in read_tensors(tensors).items()})
+    return spec
