@@ -35,7 +35,7 @@ INPUTS = (
         ),
     ),
     ("stsb", ("A man is playing a guitar.", "Someone plays an instrument.")),
-    ("cola", ("The book what I read it yesterday were good.",)),
+    ("cola", ("The children sings often loud the song.",)),
     (
         "squad",
         (
