@@ -1,13 +1,17 @@
 from pathlib import Path
 
 import pytest
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc  # type: ignore[import-untyped]  # ships no types
 
+from upt_protos.oip import open_inference_pb2
 from upt_protos.v1 import inference_pb2
 
 ROOT = Path(inference_pb2.__file__).parents[2]
-STUBS = {"upt_protos/v1/inference.proto": inference_pb2}
+STUBS = {
+    "upt_protos/oip/open_inference.proto": open_inference_pb2,
+    "upt_protos/v1/inference.proto": inference_pb2,
+}
 
 
 def test_every_proto_file_has_its_stubs() -> None:
@@ -21,9 +25,13 @@ def test_the_stubs_are_those_of_the_proto_file(source: str, tmp_path: Path) -> N
     (parsed,) = FileDescriptorSet.FromString(output.read_bytes()).file
     generated = FileDescriptorProto.FromString(STUBS[source].DESCRIPTOR.serialized_pb)
     for message in parsed.message_type:
-        for field in message.field:
-            field.ClearField("json_name")  # protoc writes it here and not into stubs
-        for nested in message.nested_type:
-            for field in nested.field:
-                field.ClearField("json_name")
+        forget_json_names(message)
     assert generated == parsed
+
+
+def forget_json_names(message: DescriptorProto) -> None:
+    """Clear what protoc writes into descriptors and not into stubs."""
+    for field in message.field:
+        field.ClearField("json_name")
+    for nested in message.nested_type:
+        forget_json_names(nested)

@@ -493,7 +493,7 @@ def test_help_loads_no_heavy_module(help_modules: set[str], module: str) -> None
 
 def test_every_flag_and_argument_is_explained() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]  # it is a group
-    assert set(commands) == {"run", "evaluate", "tasks"}
+    assert set(commands) == {"run", "evaluate", "table", "tasks"}
     for command in commands.values():
         assert command.help
         assert all(parameter.help for parameter in command.params), command.name
