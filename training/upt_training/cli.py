@@ -111,6 +111,7 @@ def run(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     ref: Annotated[str, typer.Argument(metavar="REF", help="[remote/]name[:version][@digest]")],
     server: Annotated[
         str | None,
@@ -129,12 +130,12 @@ def evaluate(
     """Evaluate an adapter on a labelled file of its task, here or through a running server."""
     from upt_training.data import read_split, splits_in
     from upt_training.metrics import score
-    from upt_zoo.catalogue import home_store, remote_store
+    from upt_zoo.cli_remotes import store_of
     from upt_zoo.references import Reference
     from upt_zoo.tasks import find_task
 
     reference = Reference.parse(ref)
-    store = remote_store(reference.remote) if reference.remote else home_store(home)
+    store = store_of(context, reference, home, offline=False)
     stored = store.resolve(reference)
     known = find_task(stored.spec.task.name)
     splits = splits_in(known, folder=data)
