@@ -10,6 +10,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 COVERAGE_GATE := 95
 
 SETUP := $(VENV)/.upt-installed
+KERNEL := server/upt_server/native/kernel.cpp
 PROTOS_SETUP := $(PROTOS_VENV)/.upt-installed
 TRITON_SETUP := $(TRITON_VENV)/.upt-installed
 BENCH ?=
@@ -55,7 +56,7 @@ clean: ## Remove caches and results of checks; the virtual environment stays
 	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # torch comes first and alone: a package that asks for any torch then finds this one
-$(SETUP): pyproject.toml constraints.txt
+$(SETUP): pyproject.toml constraints.txt hatch_build.py $(KERNEL)
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	$(PYTHON) $(INSTALL) -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(PYTHON) $(INSTALL) -c constraints.txt -e '.[dev]'

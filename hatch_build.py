@@ -1,5 +1,6 @@
 """Builds the native kernel when a compiler is found; without one torch computes everything."""
 
+import hashlib
 import platform
 import shutil
 import subprocess
@@ -29,7 +30,10 @@ class KernelBuildHook(BuildHookInterface[Any]):
         folder = Path(self.root) / _FOLDER
         library = folder / "libupt_kernel.so"
         partial = library.with_suffix(".partial")
-        command = [compiler, *_FLAGS, str(folder / "kernel.cpp"), "-o", str(partial)]
+        source = folder / "kernel.cpp"
+        identity = f'-DUPT_SOURCE="{hashlib.sha256(source.read_bytes()).hexdigest()}"'
+        command = [compiler, *_FLAGS, identity, str(source), "-o", str(partial)]
+        library.unlink(missing_ok=True)  # one of another source is worse than none
         built = subprocess.run(command, capture_output=True, text=True, check=False)
         if built.returncode:
             self.app.display_warning(f"no native kernel: {compiler} failed\n{built.stderr}")

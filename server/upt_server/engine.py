@@ -26,7 +26,7 @@ from upt_server.results import (
     Timings,
 )
 from upt_zoo.answers import Logits, answer
-from upt_zoo.errors import Corrupt
+from upt_zoo.errors import Corrupt, NotFound
 from upt_zoo.nn.packing import Row
 from upt_zoo.references import Reference
 from upt_zoo.tokenization import Tokenizer, TokenRow
@@ -121,7 +121,7 @@ class Engine:
         for reference in await self._residency.resolver.references():
             try:
                 descriptions.append(await self.describe(reference))
-            except Corrupt as error:
+            except (Corrupt, NotFound) as error:  # damaged, or removed meanwhile
                 logger.warning("left out of the list: %s", error)
         return tuple(descriptions)
 

@@ -4,6 +4,7 @@ A message's JSON form is protobuf's own mapping (https://protobuf.dev/programmin
 an error's that of Google's APIs (AIP-193), with the status codes of google/rpc/code.proto.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -53,11 +54,8 @@ def build_application(answers: Answers, gate: Gate, metrics: Metrics) -> Starlet
 
 def _routes_of_callers(answers: Answers) -> list[Route]:
     async def predict(request: Request) -> Message:
-        body = await _read_body(request)
-        try:
-            message = Parse(body, pb.PredictRequest())
-        except ParseError as error:
-            raise InvalidInput(f"expected a PredictRequest in JSON: {error}") from error
+        # parsing is slow for what a body can hold: not on the event loop
+        message = await asyncio.to_thread(_parse, await _read_body(request))
         return await answers.predict(message, None)
 
     async def list_adapters(_: Request) -> Message:
@@ -116,6 +114,13 @@ def _error(error: Exception) -> Response:
         headers["retry-after"] = str(ceil(error.retry_after_s))
     body = {"code": int(http_code), "status": code.name, "message": statuses.message_of(error)}
     return JSONResponse({"error": body}, status_code=http_code, headers=headers)
+
+
+def _parse(body: bytes) -> pb.PredictRequest:
+    try:
+        return Parse(body, pb.PredictRequest())
+    except (ParseError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"expected a PredictRequest in JSON: {error}") from error
 
 
 async def _read_body(request: Request) -> bytes:

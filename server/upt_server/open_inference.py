@@ -6,10 +6,12 @@ protocol's stubs cannot live in one process, and callers may bring Triton's.
 """
 
 import asyncio
+import logging
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import islice
+from typing import TypeAlias, TypeVar
 
 import grpc
 import numpy as np
@@ -26,13 +28,16 @@ from upt_server.results import AdapterDescription, Output, Prediction
 from upt_zoo.answers import LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
 from upt_zoo.errors import InvalidInput, InvalidText
 from upt_zoo.references import Reference
-from upt_zoo.spec import HeadKind
+from upt_zoo.spec import MAX_FIELDS, HeadKind
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+_Result = TypeVar("_Result")
 _Values: TypeAlias = "NDArray[np.float32] | NDArray[np.int64] | list[bytes]"
 
 PLATFORM = "upt"
+_LOGGER = logging.getLogger(__name__)
 _STREAM_REQUESTS = 64  # of one stream at work at once; more wait in the connection
+_ALL_STREAM_REQUESTS = 1024  # of all streams, as many as there may be calls
 # the outputs of each kind of head; -1 stands for the number of inputs, 0 for that of the logits
 _OUTPUTS: Mapping[HeadKind, tuple[tuple[str, str, tuple[int, ...]], ...]] = {
     "classification": (
@@ -66,6 +71,7 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
 
     def __init__(self, engine: Engine, metrics: Metrics, version: str) -> None:
         self._engine, self._metrics, self._version = engine, metrics, version
+        self._stream_requests = asyncio.Semaphore(_ALL_STREAM_REQUESTS)
 
     async def ServerLive(self, request: object, context: _Context) -> pb.ServerLiveResponse:
         """Say that the process lives."""
@@ -110,18 +116,31 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
         self, requests: AsyncIterator[pb.ModelInferRequest], context: _Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """Answer the requests of a stream, many at once, in their order."""
-        async with asyncio.TaskGroup() as tasks:
-            waiting: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None]
-            waiting = asyncio.Queue(_STREAM_REQUESTS)
+        waiting: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None]
+        waiting = asyncio.Queue(_STREAM_REQUESTS)
+        tasks: set[asyncio.Task[object]] = set()
 
-            async def read() -> None:
+        def start(work: Coroutine[object, object, _Result]) -> "asyncio.Task[_Result]":
+            task = asyncio.create_task(work)
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            return task
+
+        async def read() -> None:
+            try:
                 async for request in requests:
-                    await waiting.put(tasks.create_task(self._infer_for_stream(request)))
+                    await self._stream_requests.acquire()
+                    await waiting.put(start(self._infer_for_stream(request)))
+            finally:
                 await waiting.put(None)
 
-            tasks.create_task(read())
-            while (task := await waiting.get()) is not None:
-                yield await task
+        start(read())
+        try:
+            while (answer := await waiting.get()) is not None:
+                yield await answer
+        finally:
+            for task in list(tasks):  # the caller has left: what is at work frees its place
+                task.cancel()
 
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: _Context
@@ -141,11 +160,15 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
     async def _infer_for_stream(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
         try:
             response = await self._infer(request, None)
-        except Exception as error:  # noqa: BLE001 - the edge: an error ends its request, not the stream
+        except Exception as error:  # the edge: an error ends its request, not the stream
+            if statuses.code_of(error) is grpc.StatusCode.INTERNAL:
+                _LOGGER.exception("a request of a stream failed")
             return pb.ModelStreamInferResponse(
                 error_message=statuses.message_of(error),
                 infer_response=pb.ModelInferResponse(id=request.id),
             )
+        finally:
+            self._stream_requests.release()
         return pb.ModelStreamInferResponse(infer_response=response)
 
     async def _infer(
@@ -178,8 +201,11 @@ def _read_inputs(
     request: pb.ModelInferRequest, reference: Reference, engine: Engine
 ) -> list[Input]:
     """Read n inputs: one tensor of n texts for each field of the task."""
+    if len(request.inputs) > MAX_FIELDS:
+        raise InvalidInput(f"a task takes at most {MAX_FIELDS} inputs, got {len(request.inputs)}")
     count = max((tensor.shape[0] for tensor in request.inputs if tensor.shape), default=0)
     check_count(count, engine.limits)
+    _check_wanted(request)
     raw: Sequence[bytes | None] = request.raw_input_contents or [None] * len(request.inputs)
     if len(raw) != len(request.inputs):
         raise InvalidInput(
@@ -197,6 +223,14 @@ def _read_inputs(
     ]
 
 
+def _check_wanted(request: pb.ModelInferRequest) -> None:
+    """Refuse what no head can give before anything is computed."""
+    names = [output.name for output in request.outputs]
+    known = {name for outputs in _OUTPUTS.values() for name, _, _ in outputs}
+    if len(names) > len(known) or len(set(names)) < len(names) or not known.issuperset(names):
+        raise InvalidInput(f"expected each output once, of {', '.join(sorted(known))}")
+
+
 def _read_texts(
     tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None, count: int
 ) -> list[str]:
@@ -206,9 +240,10 @@ def _read_texts(
             f"input {tensor.name}: expected BYTES of shape [{count}], got {tensor.datatype} of "
             f"shape {list(shape)}; all inputs of a call have as many texts"
         )
-    elements = list(tensor.contents.bytes_contents) if raw is None else list(_split_raw(raw))
+    given = tensor.contents.bytes_contents if raw is None else _split_raw(raw)
+    elements = list(islice(given, count + 1))  # one too many shows that there are others
     if len(elements) != count:
-        raise InvalidInput(f"input {tensor.name}: expected {count} texts, got {len(elements)}")
+        raise InvalidInput(f"input {tensor.name}: expected {count} texts, got others")
     try:
         return [element.decode() for element in elements]
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ from statistics import median
 from time import perf_counter
 
 import torch
+from pydantic import TypeAdapter
 
 from upt_server.native import library
 from upt_server.native.backbone import unsupported_shape
@@ -34,6 +35,7 @@ _NUMBERS: dict[RunnerName, library.Number] = {
     "native-bf16": "bf16",
     "native-int8": "int8",
 }
+_MEASURED = TypeAdapter(dict[str, dict[RunnerName, float]])
 _LENGTHS = (8, 16, 32, 64, 128) * 4  # tokens of the rows that are measured
 _WARM_UPS, _ROUNDS = 2, 5
 
@@ -133,7 +135,8 @@ class _Memory:
 
     def read(self) -> dict[str, dict[RunnerName, float]]:
         try:
-            return dict(json.loads(self._file.read_text(encoding="utf-8"))) if self._file else {}
+            text = self._file.read_text(encoding="utf-8") if self._file else "{}"
+            return _MEASURED.validate_json(text)
         except (OSError, ValueError):
             return {}
 

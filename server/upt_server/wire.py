@@ -45,8 +45,9 @@ def read_inputs(request: pb.PredictRequest) -> list[Input]:
     for index, message in enumerate(request.inputs):
         with at_input(index):
             adapter = Reference.parse(message.adapter)
-            if len(message.texts) > MAX_FIELDS:
-                raise InvalidText(f"a task takes 1 or {MAX_FIELDS} texts, got {len(message.texts)}")
+            count = max(len(message.texts), len(message.fields))
+            if count > MAX_FIELDS:
+                raise InvalidText(f"a task takes 1 or {MAX_FIELDS} texts, got {count}")
         inputs.append(
             Input(adapter=adapter, texts=tuple(message.texts), fields=dict(message.fields))
         )

@@ -170,6 +170,25 @@ def test_a_rows_answer_is_the_same_to_the_bit_in_any_batch(
     assert are_equal(answers, [alone.run([rows[index]])[0] for index in chosen])
 
 
+@pytest.mark.parametrize("field", ["ids", "type_ids"])
+def test_an_id_outside_its_table_is_refused(
+    encoder: Encoder, rows: list[Row], number: Number, field: str
+) -> None:
+    values = {"ids": [1, 2], "type_ids": [0, 0]} | {field: [0, 10_000]}
+    row = Row(ids=values["ids"], type_ids=values["type_ids"], adapter=rows[0].adapter)
+    if field == "type_ids" and encoder.embeddings.type.shape[0] == 1:
+        pytest.skip("the backbone has one type and looks at none")
+    with pytest.raises(IndexError, match="outside the backbone's tables"):
+        NativeRunner(encoder, number, threads=1).run([row])
+
+
+def test_a_row_longer_than_the_backbone_is_refused(encoder: Encoder, rows: list[Row]) -> None:
+    skip_without("fp32")
+    row = Row(ids=[1] * 321, type_ids=[0] * 321, adapter=rows[0].adapter)
+    with pytest.raises(IndexError, match="outside the backbone's tables"):
+        NativeRunner(encoder, "fp32", threads=1).run([row])
+
+
 def test_what_an_earlier_batch_left_behind_changes_nothing(
     encoder: Encoder, rows: list[Row], number: Number
 ) -> None:
@@ -281,5 +300,7 @@ def test_the_parts_of_a_fused_product_are_found_by_target(backbone: Backbone) ->
 
 def test_sizes_that_the_kernel_has_no_code_for_are_named(tmp_path: Path) -> None:
     odd = write_tiny_backbone(tmp_path, heads=4).config
-    assert unsupported_shape(odd) == "multiples of 16 are needed, got head size 8"
+    assert unsupported_shape(odd) == "multiples are needed, got head size 8 (of 16)"
+    odd = odd.model_copy(update={"hidden_size": 48, "num_attention_heads": 3})
+    assert unsupported_shape(odd) == "multiples are needed, got hidden size 48 (of 32)"
     assert unsupported_shape(resolve_backbone().config) is None

@@ -1,6 +1,6 @@
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import sleep
 
@@ -17,6 +17,14 @@ from upt_testing.backbones import write_tiny_backbone
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import InvalidSpec
 from upt_zoo.nn.packing import Row
+
+
+@pytest.fixture(autouse=True)
+def fresh_kernel() -> Iterator[None]:
+    """What one test found loaded is not what the next one finds."""
+    yield
+    library.load_kernel.cache_clear()
+
 
 NO_CPU_FEATURES = "processor: 0\nflags: sse2"
 
@@ -98,6 +106,29 @@ def test_a_kernel_that_was_not_built_is_named(
     assert library.digest() == ""
 
 
+def test_a_kernel_of_another_source_is_not_loaded(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if library.missing_for("fp32"):
+        pytest.skip("there is no kernel here")
+    (tmp_path / "kernel.cpp").write_text("// another one")
+    monkeypatch.setattr(library, "_SOURCE", tmp_path / "kernel.cpp")
+    library.load_kernel.cache_clear()
+    with pytest.raises(InvalidSpec, match=r"another kernel\.cpp"):
+        choose(backbone, wanted="native-fp32")
+    assert choose(backbone).name == "torch-fp32"
+
+
+def test_a_kernel_that_cannot_be_loaded_leaves_torch(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(library, "_cpu_facts", lambda: " ".join(library.ALL_FEATURES))
+    (tmp_path / "broken.so").write_bytes(b"no library")
+    monkeypatch.setattr(library, "_LIBRARY", tmp_path / "broken.so")
+    library.load_kernel.cache_clear()
+    assert choose(backbone).name == "torch-fp32"
+
+
 def test_sizes_without_code_take_torch(tmp_path: Path) -> None:
     odd = write_tiny_backbone(tmp_path)
     assert choose(odd).name == "torch-fp32"
@@ -126,7 +157,7 @@ def test_auto_measures_once_for_a_machine_and_a_backbone(
     assert len(json.loads(cache.read_text())) == 2
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', "[1]"])
 def test_a_damaged_cache_counts_as_none(
     backbone: Backbone, slow_torch: list[RunnerName], tmp_path: Path, text: str
 ) -> None:

@@ -122,3 +122,9 @@ def test_labels_and_fields_are_given_in_their_order(
     spec = home.resolve(Reference.parse("tiny")).spec
     assert spec.head.labels == ("yes", "no", "who knows")
     assert (spec.task.fields, spec.task.max_tokens) == (("a", "b"), 64)
+
+
+def test_offline_no_backbone_is_fetched(run: Run) -> None:
+    result = run("import", "peft", QV, "--task", "mnli", "--backbone", "no/where", "--offline")
+    assert result.code != 0
+    assert "offline, and the backbone no/where is not on this machine" in result.stderr

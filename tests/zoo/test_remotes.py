@@ -12,7 +12,8 @@ import pytest
 
 from upt_testing.adapters import LORA, random_tensors, tiny_spec
 from upt_zoo import catalogue, cli
-from upt_zoo.errors import InvalidInput
+from upt_zoo.catalogue import remote_store
+from upt_zoo.errors import InvalidInput, InvalidReference
 from upt_zoo.references import Reference
 from upt_zoo.remotes import Remotes
 from upt_zoo.store import Store, StoredAdapter
@@ -254,3 +255,9 @@ def test_a_directory_is_pushed_to_and_the_catalogue_is_not(
     assert target.resolve(Reference(name="tiny")) == stored
     assert "read-only" in run("push", "tiny", "embedded").stderr
     assert "pull it first" in run("push", "embedded/tiny", target.root.as_uri()).stderr
+
+
+@pytest.mark.parametrize("path", ["/srv/zoo/%2e%2e/secret", "/srv/zoo/../secret"])
+def test_a_path_cannot_climb_out_of_what_is_allowed(path: str) -> None:
+    with pytest.raises(InvalidReference, match=r"without \.\."):
+        remote_store(f"file://{path}")

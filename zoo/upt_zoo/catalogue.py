@@ -28,11 +28,14 @@ def remote_store(remote: str) -> Store:
     """Open what stands before the name in a reference: ``embedded`` or ``file:///directory``.
 
     Raises:
-        InvalidReference: another remote, or a file URL with a host or a relative path.
+        InvalidReference: another remote, or a file URL with a host, a relative path or ``..``.
     """
     if remote == EMBEDDED:
         return embedded_catalogue()
     url = urlsplit(remote)
     if url.scheme != "file" or url.netloc or not url.path:
         raise InvalidReference(f"remote {remote!r}: expected {EMBEDDED} or file:///directory")
-    return Store(Path(unquote(url.path)), is_read_only=True)
+    path = Path(unquote(url.path))
+    if ".." in path.parts:  # an allow-list compares what is written
+        raise InvalidReference(f"remote {remote!r}: expected a path without ..")
+    return Store(path, is_read_only=True)

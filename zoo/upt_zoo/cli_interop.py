@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from upt_zoo.cli_remotes import store_of
+from upt_zoo.cli_remotes import read_remotes, store_of
 from upt_zoo.options import Adapter, AsJson, Home, Offline, print_json
 
 LibraryName = Annotated[
@@ -50,6 +50,7 @@ def import_adapter(
     data_licence: Annotated[str, typer.Option(help="The licence of that data.")] = "unknown",
     licence: Annotated[str, typer.Option(help="The licence of the adapter.")] = "unknown",
     home: Home = None,
+    offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
     """Publish a checkpoint of PEFT or AdapterHub's adapters into the store.
@@ -71,7 +72,13 @@ def import_adapter(
         data_licence=data_licence,
         licence=licence,
     )
-    found = import_checkpoint(Library(library), path, choices, backbone=backbone)
+    found = import_checkpoint(
+        Library(library),
+        path,
+        choices,
+        backbone=backbone,
+        is_offline=read_remotes(offline=offline).is_offline,
+    )
     store = home_store(home)
     stored = store.publish(found.spec, found.tensors, found.card, version=version)
     typer.echo(f"imported {stored.reference} into {store.root}", err=True)

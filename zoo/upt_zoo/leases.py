@@ -8,6 +8,7 @@ that can be seen is locked already. What was resolved a moment ago and is not le
 the grace of ``upt_zoo.upkeep.collect``.
 """
 
+import errno
 import fcntl
 import os
 import secrets
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 _FOLDER = "leases"
+_NOT_OURS_TO_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _UNSEEN_S = 3600.0  # a lease that was not renamed for so long has no living writer
 
 
@@ -30,7 +32,9 @@ def leased(root: Path, digests: Iterable[str]) -> Iterator[None]:
     path = root / _FOLDER / secrets.token_hex(8)
     try:
         file = _take(path, digests)
-    except PermissionError:
+    except OSError as error:
+        if error.errno not in _NOT_OURS_TO_WRITE:
+            raise
         yield
         return
     with file:  # closing the file releases the lock
@@ -69,7 +73,7 @@ def read_leases(root: Path) -> frozenset[str]:
 
 def _read_lease(path: Path) -> set[str]:
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:  # its reader has just finished
         return set()
     with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:

@@ -18,10 +18,13 @@ _ACTIVATION_NAMES = {"gelu_pytorch_tanh": "gelu_new"}  # two names of one formul
 def unsupported_shape(config: EncoderConfig) -> str | None:
     """Say which size of the backbone the kernel has no code for; None if none."""
     head = config.hidden_size // config.num_attention_heads
-    sizes = {"head size": head, "hidden size": config.hidden_size}
-    sizes["intermediate size"] = config.intermediate_size
-    wrong = [f"{name} {size}" for name, size in sizes.items() if size % LANES]
-    return f"multiples of {LANES} are needed, got {', '.join(wrong)}" if wrong else None
+    sizes = (
+        ("head size", head, LANES),
+        ("hidden size", config.hidden_size, PANEL),
+        ("intermediate size", config.intermediate_size, LANES),
+    )
+    wrong = [f"{name} {size} (of {unit})" for name, size, unit in sizes if size % unit]
+    return f"multiples are needed, got {', '.join(wrong)}" if wrong else None
 
 
 class PackedBackbone:
@@ -36,6 +39,8 @@ class PackedBackbone:
         config, embeddings = encoder.config, encoder.embeddings
         self.first_position = embeddings.first_position
         self.has_types = embeddings.type.shape[0] > 1
+        self.words, self.positions = embeddings.word.shape[0], embeddings.position.shape[0]
+        self.types = embeddings.type.shape[0]
         layers = (library.Layer * len(encoder.layers))()
         for packed, layer in zip(layers, encoder.layers, strict=True):
             packed.qkv = self._linear(layer.qkv, number)

@@ -23,7 +23,7 @@ namespace {
 constexpr int kLanes = 16;          // floats in a vector
 constexpr int kPanel = 2 * kLanes;  // outputs of a weight panel
 constexpr int kTile = 14;           // tokens of a register tile: 28 sums, 2 weights, 1 input
-constexpr int kBlock = 4 * kTile;   // most tokens of a block
+constexpr int kBlock = 8 * kTile;   // most tokens of a block
 constexpr int kQueries = 6;         // queries of an attention tile
 constexpr int kPad = kLanes;        // floats behind each row, so that rows fall into different sets
 
@@ -258,7 +258,7 @@ inline void add_low_rank(const LowRank& part, const float* coefficients, int out
                          bool is_pair, Vec& y0, Vec& y1) {
   if (part.up == nullptr) return;
   int first = 0, count = part.rank;
-  if (part.parts) {
+  if (part.parts) {  // whole panels: the hidden size is a multiple of kPanel
     first = part.part_start[output / (outputs / part.parts)];
     count = first < 0 ? 0 : part.part_rank;
   }
@@ -651,7 +651,7 @@ struct Sizes {
     shared = static_cast<int64_t>(batch.tokens) *
              (fused + 2 * hidden + 3 * batch.columns + (keeps_inner ? inner : 0));
     words = 0;
-    scalings = words + static_cast<int64_t>(kBlock) * inner;
+    scalings = words + static_cast<int64_t>(kBlock) * std::max(inner, hidden);
     inner_space = scalings + 2 * kBlock + kPad;
     residual_space = inner_space + static_cast<int64_t>(kBlock) * inner;
     keys = residual_space + hidden;
@@ -983,6 +983,9 @@ class Pass {
 }  // namespace
 
 extern "C" {
+
+// The sha256 of this file, so that nobody calls a library built from another one.
+const char* upt_source() { return UPT_SOURCE; }
 
 // Floats of workspace that `upt_encode` needs.
 int64_t upt_workspace(const Encoder* encoder, const Batch* batch, int32_t threads) {

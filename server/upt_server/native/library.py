@@ -22,11 +22,13 @@ ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "gelu_new")
 LANES, PANEL = 16, 32
 
 _LIBRARY = Path(__file__).with_name("libupt_kernel.so")
+_SOURCE = Path(__file__).with_name("kernel.cpp")
 _FEATURES: dict[Number, frozenset[str]] = {
     "fp32": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"}),
     "bf16": frozenset({"avx512_bf16"}),
     "int8": frozenset({"avx512_vnni"}),
 }
+ALL_FEATURES = frozenset().union(*_FEATURES.values())
 _Floats = POINTER(c_float)
 FloatPointer: TypeAlias = "ctypes._Pointer[c_float]"
 
@@ -144,9 +146,16 @@ def load_kernel() -> ctypes.CDLL:
     """Load the compiled kernel.
 
     Raises:
-        OSError: it was not built, since there was no compiler at installation.
+        OSError: there is none, it is of another source, or this system cannot load it.
     """
     kernel = ctypes.CDLL(str(_LIBRARY))
+    try:
+        kernel.upt_source.restype = ctypes.c_char_p
+        source = kernel.upt_source().decode()
+    except AttributeError:
+        source = ""
+    if source != hashlib.sha256(_SOURCE.read_bytes()).hexdigest():
+        raise OSError("it was built from another kernel.cpp")
     kernel.upt_workspace.argtypes = (POINTER(Encoder), POINTER(Batch), c_int32)
     kernel.upt_workspace.restype = c_int64
     kernel.upt_encode.argtypes = (POINTER(Encoder), POINTER(Batch), _Floats, _Floats, c_int32)
@@ -159,7 +168,13 @@ def missing_for(number: Number) -> str | None:
     if not _LIBRARY.is_file():
         return "the native kernel was not built: install again where a C++ compiler is found"
     lacking = (_FEATURES["fp32"] | _FEATURES[number]) - frozenset(_cpu_facts().split())
-    return f"the CPU lacks {', '.join(sorted(lacking))}" if lacking else None
+    if lacking:
+        return f"the CPU lacks {', '.join(sorted(lacking))}"
+    try:
+        load_kernel()
+    except OSError as error:
+        return f"the native kernel cannot be loaded, install again: {error}"
+    return None
 
 
 def digest() -> str:

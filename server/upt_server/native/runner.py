@@ -104,6 +104,13 @@ class _Batch:
         self._positions = positions
         if not backbone.has_types:
             self._types[:] = 0
+        for values, size in (
+            (self._ids, backbone.words),
+            (self._types, backbone.types),
+            (positions[~self._is_prompt], backbone.positions),
+        ):
+            if values.max() >= size:  # the kernel reads where it is told to
+                raise IndexError(f"{values.max()} is outside the backbone's tables, of {size} rows")
         self._pointers = (ctypes.POINTER(library.Adapter) * len(self._tables))(
             *(ctypes.pointer(table.struct) for table in self._tables)
         )

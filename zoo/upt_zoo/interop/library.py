@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from upt_zoo.backbone import Backbone, open_backbone, resolve_backbone
-from upt_zoo.errors import InvalidSpec
+from upt_zoo.backbone import Backbone, is_on_this_machine, open_backbone, resolve_backbone
+from upt_zoo.errors import InvalidSpec, Unavailable
 from upt_zoo.interop import adapterhub, adapterhub_export, adapterhub_names, peft
 from upt_zoo.interop.checkpoint import read_pooler, read_settings, read_weights, write_checkpoint
 from upt_zoo.interop.choices import Choices, draft_spec, refusing_values, write_card
@@ -41,7 +41,12 @@ class Checkpoint:
 
 
 def import_checkpoint(
-    library: Library, directory: Path, choices: Choices, *, backbone: str | None = None
+    library: Library,
+    directory: Path,
+    choices: Choices,
+    *,
+    backbone: str | None = None,
+    is_offline: bool = False,
 ) -> Checkpoint:
     """Read a checkpoint; nothing is written.
 
@@ -52,9 +57,12 @@ def import_checkpoint(
         Corrupt: a file does not have its format, or a tensor is missing.
         InvalidInput: a file is missing, or a pickled one and no torch.
         InvalidSpec: something cannot be expressed; the message names it and says why.
+        Unavailable: we are offline, and the backbone would have to be fetched.
     """
     config = read_settings(directory / peft.CONFIG)
     named = config.take(_BACKBONE_KEYS[library], "")
+    if is_offline and not is_on_this_machine(backbone or named):
+        raise Unavailable(f"offline, and the backbone {backbone or named} is not on this machine")
     found = _find_backbone(backbone, named)
     with refusing_values():
         parts = _read_parts(library, directory, config, found)

@@ -248,9 +248,13 @@ def _lora_part(
         biases += [tensors[layout.bias(gate)].unsqueeze(1) for gate in gates]
     ups = [tensors[layout.lora_b(target)].transpose(1, 2) * scale for target in targets]
     return LowRank(
-        down=torch.cat(columns, 2),
+        down=torch.cat(columns, 2).contiguous(),
         bias=torch.cat(biases, 1),
-        up=_block_diagonal(ups, targets) if targets[0] in _ATTENTION_INPUTS else ups[0],
+        up=(
+            _block_diagonal(ups, targets)
+            if targets[0] in _ATTENTION_INPUTS
+            else ups[0].contiguous()
+        ),
         gates=len(targets) if lora.gated else 0,
     )
 
@@ -270,7 +274,7 @@ def _block_diagonal(
 def _bottleneck(spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> LowRank | None:
     if spec.bottleneck is None:
         return None
-    down = tensors[layout.weight(layout.BOTTLENECK_DOWN)].transpose(1, 2)
+    down = tensors[layout.weight(layout.BOTTLENECK_DOWN)].transpose(1, 2).contiguous()
     bias = tensors[layout.bias(layout.BOTTLENECK_DOWN)]
     if spec.bottleneck.gated:
         gate = tensors[layout.weight(layout.BOTTLENECK_GATE)].unsqueeze(2)
