@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -134,11 +135,12 @@ def test_a_lease_ends_with_its_block(store: Store) -> None:
     assert read_leases(store.root) == frozenset()
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
 def test_a_store_that_cannot_be_written_is_read_without_a_lease(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     def refuse(path: Path, *, exist_ok: bool) -> None:
-        raise PermissionError(path)
+        raise OSError(code, "refused", path)
 
     stored = publish(store)
     monkeypatch.setattr(Path, "mkdir", refuse)
