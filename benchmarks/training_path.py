@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from upt_training.components import components_of
+from upt_benchmarks.workloads import UNION, adapter_spec
 from upt_zoo.backbone import resolve_backbone
 from upt_zoo.layout import tensor_shapes
 from upt_zoo.nn.adapter import LowRank, PreparedLayer, prepare
 from upt_zoo.nn.encoder import Encoder, EncoderLayer, load_encoder
 from upt_zoo.nn.forward import forward
 from upt_zoo.nn.packing import Row
-from upt_zoo.spec import AdapterSpec, Head, Lineage, TaskInput
+from upt_zoo.spec import AdapterSpec
 
 ROWS, STEPS, WARMUP = 32, 20, 5
 LENGTHS = {"13": (8, 18), "70": (40, 100)}  # SST-2's and RTE's mean lengths, in real tokens
@@ -37,31 +37,7 @@ def main() -> int:
     """Measure and print."""
     backbone = resolve_backbone()
     encoder = load_encoder(backbone)
-    components = components_of("unipelt_prompt", backbone.identity)
-    spec = AdapterSpec(
-        method="unipelt_prompt",
-        backbone=backbone.identity,
-        lora=components.lora,
-        prefix=components.prefix,
-        bottleneck=components.bottleneck,
-        prompt=components.prompt,
-        head=Head(kind="classification", outputs=2, labels=("a", "b")),
-        task=TaskInput(name="none", fields=("text",), max_tokens=128, metric="accuracy"),
-        lineage=Lineage(
-            data="none",
-            data_licence="none",
-            commercial_use="yes",
-            files=(),
-            recipe={},
-            seed=0,
-            code_version="none",
-            precision="fp32",
-            metrics={},
-            trained_parameters=0,
-            served_parameters=0,
-            head_parameters=0,
-        ),
-    )
+    spec = adapter_spec(UNION, backbone.identity)
     torch.manual_seed(0)
     weights = {
         name: (0.05 * torch.randn(shape)).requires_grad_()

@@ -20,8 +20,8 @@ class HuggingFace:
 
     def __init__(self, directory: Path, dtype: torch.dtype, device: str) -> None:
         # a bar, and the news that the checkpoint has a pooler
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it ships untyped
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it ships untyped
         model = AutoModel.from_pretrained(
             directory, attn_implementation="sdpa", dtype=dtype, add_pooling_layer=False
         )

@@ -125,7 +125,7 @@ def benchmark_backbone(name: BackboneName, folder: Path) -> Backbone:
     from transformers import RobertaConfig, RobertaModel
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it ships untyped
 
     config = RobertaConfig(
         vocab_size=50265,

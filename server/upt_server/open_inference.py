@@ -130,9 +130,13 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
             try:
                 async for request in requests:
                     await self._stream_requests.acquire()
-                    await waiting.put(start(self._infer_for_stream(request)))
-            finally:
-                await waiting.put(None)
+                    task = start(self._infer_for_stream(request))
+                    # by the task's end, since one that is cancelled early never runs a line
+                    task.add_done_callback(lambda _: self._stream_requests.release())
+                    await waiting.put(task)
+            except Exception:
+                _LOGGER.exception("a stream could not be read to its end")
+            await waiting.put(None)
 
         start(read())
         try:
@@ -167,8 +171,6 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
                 error_message=statuses.message_of(error),
                 infer_response=pb.ModelInferResponse(id=request.id),
             )
-        finally:
-            self._stream_requests.release()
         return pb.ModelStreamInferResponse(infer_response=response)
 
     async def _infer(

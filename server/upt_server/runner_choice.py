@@ -7,7 +7,6 @@ a backbone and a version of the code; the cache remembers the outcome.
 import hashlib
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -174,9 +173,7 @@ def _shown(measured: dict[RunnerName, float]) -> str:
     return f"{times} for {len(_LENGTHS)} rows of {min(_LENGTHS)} to {max(_LENGTHS)} tokens"
 
 
-def _measure(
-    runner: Runner, config: EncoderConfig, device: str, clock: Callable[[], float] = perf_counter
-) -> float:
+def _measure(runner: Runner, config: EncoderConfig, device: str) -> float:
     """Return the median milliseconds of a batch without adapters, which cost all alike."""
     adapter = _bare(config, device)
     rows = [
@@ -185,9 +182,9 @@ def _measure(
     ]
     times = []
     for _ in range(_WARM_UPS + _ROUNDS):
-        started = clock()
+        started = perf_counter()
         runner.run(rows)
-        times.append((clock() - started) * 1000)
+        times.append((perf_counter() - started) * 1000)
     return median(times[_WARM_UPS:])
 
 

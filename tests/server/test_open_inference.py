@@ -1,5 +1,6 @@
 """The Open Inference Protocol over a real channel, with tiny adapters of every kind of head."""
 
+import asyncio
 import struct
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -9,8 +10,9 @@ import pytest
 
 from upt_protos.oip import open_inference_pb2 as pb
 from upt_protos.oip import open_inference_pb2_grpc
+from upt_server import open_inference
 from upt_server.runner import TorchRunner
-from upt_testing.serving import make_settings, serving
+from upt_testing.serving import TIMEOUT_S, make_settings, serving
 from upt_zoo.backbone import Backbone
 from upt_zoo.references import Reference
 from upt_zoo.store import Store
@@ -25,7 +27,7 @@ async def stub(store: Store, backbone: Backbone, runner: TorchRunner) -> "AsyncI
         serving(make_settings(store.root), backbone, runner) as served,
         grpc.aio.insecure_channel(served.target) as channel,
     ):
-        yield open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[misc]
+        yield open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[misc]  # the stubs know two kinds
 
 
 def raw(texts: Sequence[str]) -> bytes:
@@ -149,6 +151,28 @@ async def test_a_stream_is_answered_in_order_and_survives_errors(stub: "Stub") -
     failed = [index for index, each in enumerate(answers) if each.error_message]
     assert failed == list(range(3, 100, 10))
     assert "no adapter nobody" in answers[3].error_message
+
+
+async def test_streams_that_are_left_early_take_no_place_from_later_ones(
+    store: Store, backbone: Backbone, runner: TorchRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_inference, "_ALL_STREAM_REQUESTS", 4)
+
+    async def asked() -> AsyncIterator[pb.ModelInferRequest]:
+        for _ in range(100):
+            yield request("sst2", sentence=["a film"])
+
+    async with (
+        serving(make_settings(store.root), backbone, runner) as served,
+        grpc.aio.insecure_channel(served.target) as channel,
+    ):
+        stub: Stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[assignment]  # the stubs know two kinds
+        for _ in range(8):
+            call = stub.ModelStreamInfer(asked())
+            await call.read()
+            call.cancel()
+        async with asyncio.timeout(TIMEOUT_S):
+            assert len([each async for each in stub.ModelStreamInfer(asked())]) == 100
 
 
 async def test_the_server_and_its_models_say_that_they_are_ready(stub: "Stub") -> None:

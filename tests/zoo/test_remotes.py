@@ -127,7 +127,7 @@ def test_a_wrong_setting_is_named(config: Path, text: str, match: str) -> None:
 
 
 def asking(*order: str, **settings: Mapping[str, object]) -> Remotes:
-    return Remotes(order=order, **settings)  # type: ignore[arg-type]
+    return Remotes(order=order, **settings)  # type: ignore[arg-type]  # the tests' own shorthand
 
 
 def test_the_first_remote_that_has_it_counts(tmp_path: Path, home: Store) -> None:

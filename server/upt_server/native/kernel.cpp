@@ -181,10 +181,6 @@ struct Fp32 {
     return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(w), sum);
   }
   static Vec finish(const Linear&, int, const Scaling&, Sum sum) { return sum; }
-  static Scaling convert(const float* from, int count, uint32_t* to) {
-    std::memcpy(to, from, sizeof(float) * count);
-    return {};
-  }
 };
 
 struct Bf16 {

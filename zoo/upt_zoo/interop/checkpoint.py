@@ -127,7 +127,7 @@ def _refuse_constant(name: str) -> JsonValue:
 
 def _read_safe(file: Path) -> dict[str, Array]:
     try:
-        entries = deserialize(_read(file, _MAX_WEIGHTS_BYTES))  # type: ignore[no-untyped-call]
+        entries = deserialize(_read(file, _MAX_WEIGHTS_BYTES))  # type: ignore[no-untyped-call]  # it ships untyped
     except SafetensorError as error:
         raise Corrupt(f"{file}: not a valid safetensors file: {error}") from error
     return {name: _decode(file, name, entry) for name, entry in entries}
