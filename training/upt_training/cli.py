@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from upt_training.recipe import Recipe
     from upt_zoo.answers import Answer
     from upt_zoo.store import Store, StoredAdapter
+    from upt_zoo.tensors import Array
 
 app = typer.Typer(
     help="Train adapters, evaluate them and register them in the zoo.",
@@ -55,6 +57,7 @@ def main() -> None:
 
 @app.command()
 def run(
+    context: typer.Context,
     recipes: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[RECIPE.yaml...]", help="Run one after the other."),
@@ -96,9 +99,11 @@ def run(
         raise InvalidReference(f"--version: expected MAJOR.MINOR.PATCH, got {version!r}")
     wanted = {"method": method, "seed": seed, "precision": backbone_precision}
     changes = {name: value for name, value in wanted.items() if value is not None}
-    for recipe in _recipes(recipes or [], task, changes):
+    for wanted_recipe in _recipes(recipes or [], task, changes):
+        recipe, initial = _started(context, wanted_recipe, home)
         _run(
             recipe,
+            initial,
             store=None if no_publish else home_store(home),
             data=data,
             records=records,
@@ -213,6 +218,7 @@ def _recipes(
 
 def _run(
     recipe: "Recipe",
+    initial: "Mapping[str, Array] | None",
     *,
     store: "Store | None",
     data: Path | None,
@@ -233,7 +239,7 @@ def _run(
         typer.echo(f"{file} exists: skipped", err=True)
         return
     _set_threads(threads)
-    experiment = Experiment(recipe, data_folder=data)
+    experiment = Experiment(recipe, data_folder=data, initial=initial)
     checkpoint = _checkpoint(experiment.recipe)
     with reporting(sys.stderr, as_json=as_json) as reporter:
         trained = experiment.run(
@@ -250,6 +256,23 @@ def _run(
         typer.echo(record.model_dump_json())
     else:
         _print_result(record.adapter, record.metrics)
+
+
+def _started(
+    context: typer.Context, recipe: "Recipe", home: Path | None
+) -> "tuple[Recipe, Mapping[str, Array] | None]":
+    """Pin the recipe's initial adapter by its digest and read it."""
+    from upt_zoo.cli_remotes import store_of
+    from upt_zoo.references import Reference
+
+    if recipe.initial_adapter is None:
+        return recipe, None
+    reference = Reference.parse(recipe.initial_adapter)
+    origin = store_of(context, reference, home, offline=False)
+    stored = origin.resolve(reference)
+    _, tensors = origin.load(stored)
+    pinned = replace(reference, tag=stored.version, digest=stored.digest)
+    return recipe.changed({"initial_adapter": str(pinned)}), tensors
 
 
 def _publish(

@@ -166,20 +166,38 @@ def hold_out(
 ) -> tuple[list[Example], list[Example]]:
     """Split into (train, holdout) of about ``rows`` examples, drawn by ``seed``.
 
-    Examples whose last text is the same (questions on one paragraph) stay together, so the holdout
-    is as foreign to the training as a dev file is.
+    Examples that share a text, or that others join by shared texts, stay together: the holdout is
+    then as foreign to the training as a dev file is.
     """
-    texts = sorted({example.texts[-1] for example in examples})
-    random.Random(f"holdout/{seed}").shuffle(texts)
-    sizes = Counter(example.texts[-1] for example in examples)
-    held: set[str] = set()
+    group_of = _groups(examples)
+    sizes = Counter(group_of)
+    order = sorted(sizes)
+    random.Random(f"holdout/{seed}").shuffle(order)
+    held: set[int] = set()
     count = 0
-    for text in texts:
+    for group in order:
         if count >= rows:
             break
-        held.add(text)
-        count += sizes[text]
-    return (
-        [example for example in examples if example.texts[-1] not in held],
-        [example for example in examples if example.texts[-1] in held],
-    )
+        held.add(group)
+        count += sizes[group]
+    parts: tuple[list[Example], list[Example]] = ([], [])
+    for example, group in zip(examples, group_of, strict=True):
+        parts[group in held].append(example)
+    return parts
+
+
+def _groups(examples: Sequence[Example]) -> list[int]:
+    """Number each example's group: the first example that its texts are joined to."""
+    first_with: dict[str, int] = {}
+    parents = list(range(len(examples)))
+
+    def root(index: int) -> int:
+        while parents[index] != index:
+            parents[index] = index = parents[parents[index]]
+        return index
+
+    for index, example in enumerate(examples):
+        for text in example.texts:
+            one, other = root(first_with.setdefault(text, index)), root(index)
+            parents[max(one, other)] = min(one, other)
+    return [root(index) for index in range(len(examples))]

@@ -57,13 +57,21 @@ class Trained:
 class Experiment:
     """A recipe made ready: its data read, its backbone loaded.
 
+    ``initial`` are the tensors of the recipe's ``initial_adapter``.
+
     Raises:
         UptError: the task, the data or the backbone is missing, or the recipe does not fit them.
     """
 
-    def __init__(self, recipe: Recipe, *, data_folder: Path | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        data_folder: Path | None,
+        initial: Mapping[str, Array] | None = None,
+    ) -> None:
         self.task = find_task(recipe.task)
-        self._data_folder = data_folder
+        self._data_folder, self._initial = data_folder, initial
         self.recipe = recipe.model_copy(update={"precision": _ran_in(recipe)})
         self.backbone = resolve_backbone(recipe.backbone)
         _check_length(recipe, self.task, self.backbone)
@@ -150,6 +158,7 @@ class Experiment:
             encoder,
             start_ids=self._start_ids(spec, count),
             target_scale=self._target_scale(),
+            initial=None if self._initial is None else _to_torch(self._initial),
         )
 
     def _start_ids(self, spec: AdapterSpec, count: int) -> list[int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from upt_training.recipe import Recipe
 from upt_zoo import layout
 from upt_zoo.backbone import EncoderConfig
+from upt_zoo.errors import InvalidSpec
 from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.encoder import Encoder, build_encoder
 from upt_zoo.nn.layers import embed, run_layers
@@ -48,7 +49,11 @@ class AdapterLearner:
     """An adapter's weights on a frozen encoder.
 
     ``target_scale`` (mean, deviation) is folded into a regression head, so that it learns
-    standardised targets and serves the labels' own unit.
+    standardised targets and serves the labels' own unit. ``initial`` are the served tensors of
+    another adapter to start from; its head is left out.
+
+    Raises:
+        InvalidSpec: ``initial`` is of other components, or another backbone's size.
     """
 
     def __init__(
@@ -59,10 +64,13 @@ class AdapterLearner:
         *,
         start_ids: Sequence[int],
         target_scale: tuple[float, float] = (0.0, 1.0),
+        initial: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._recipe, self._spec, self._encoder = recipe, spec, encoder
         self._target_scale = target_scale
         self.weights = _start_weights(recipe, spec, encoder, start_ids)
+        if initial is not None:
+            self._start_from(initial)
         self.rates = {name: _rate(recipe, name) for name in self.weights}
 
     def model(self) -> tuple[Encoder, PreparedAdapter]:
@@ -72,6 +80,21 @@ class AdapterLearner:
     def served_tensors(self) -> dict[str, Tensor]:
         """Return detached fp32 tensors in the served layout."""
         return {name: tensor.detach().clone() for name, tensor in self._folded().items()}
+
+    def _start_from(self, initial: Mapping[str, Tensor]) -> None:
+        wanted = layout.component_shapes(self._spec)
+        given = {n: tuple(t.shape) for n, t in initial.items() if not n.startswith("head.")}
+        if given != wanted:
+            other = sorted(dict(given.items() ^ wanted.items()))
+            raise InvalidSpec(
+                f"initial_adapter: expected the tensors of method {self._recipe.method} on this "
+                f"backbone, got others: {', '.join(other)}"
+            )
+        for name in wanted:
+            self.weights[name] = initial[name].detach().clone().float().requires_grad_()
+        with torch.no_grad():
+            for target in self._spec.lora.targets if self._spec.lora else ():
+                self.weights[layout.lora_b(target)] /= self._recipe.lora_factor
 
     def _folded(self) -> dict[str, Tensor]:
         served = {

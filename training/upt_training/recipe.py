@@ -28,6 +28,8 @@ class Recipe(BaseModel):
     ``lora_factor`` multiplies the LoRA product while training and is folded into B on publishing.
     ``pooling`` is what a head of one answer a row reads: [CLS], or the mean of the real tokens.
     ``gate_rate_share`` scales the gates' learning rate against the adapter's.
+    ``initial_adapter`` is a reference (``[remote/]name[:version][@digest]``) to an adapter of the
+    same method and backbone whose components the run starts from, with a new head.
     ``files`` are the names of the train files, read one after the other. ``precision`` is that of
     the backbone's products while training; ``auto`` is bf16 on CPUs that have it, else fp32, and
     ``int8`` computes in fp32 what a server with int8 products will.
@@ -52,6 +54,7 @@ class Recipe(BaseModel):
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
     lora_factor: Annotated[float, Field(gt=0)] = 4.0
     is_prefix_reparametrised: bool = False
+    initial_adapter: str | None = None
     pooling: Literal["cls", "mean"] = "cls"
     max_tokens: Annotated[int, Field(ge=8)] | None = None
     files: Annotated[tuple[str, ...], Field(min_length=1)] = ("train",)
@@ -63,6 +66,14 @@ class Recipe(BaseModel):
     def _patience_needs_a_holdout(self) -> Self:
         if self.patience is not None and not self.holdout_rows:
             raise ValueError("patience needs holdout_rows: rows of train that watch the run")
+        return self
+
+    @model_validator(mode="after")
+    def _start_is_one(self) -> Self:
+        if self.initial_adapter is not None and self.is_prefix_reparametrised:
+            raise ValueError("a reparametrised prefix cannot start from an initial_adapter")
+        if self.initial_adapter is not None and self.method in ("full", "head"):
+            raise ValueError(f"method {self.method} has no components to start from an adapter")
         return self
 
     @model_validator(mode="after")

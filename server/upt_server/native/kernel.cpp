@@ -673,10 +673,10 @@ class Pass {
     low_out_ = low_ + tokens * batch.columns;
     inner_ = has(kFfnDown) ? low_out_ + tokens * batch.columns : nullptr;
     own_ = space + sizes_.shared;
-    // as many blocks for each thread, none larger than kBlock
-    const int each = (batch.tokens + threads * kBlock - 1) / (threads * kBlock);
-    block_ = (batch.tokens + threads * each - 1) / (threads * each);
-    blocks_ = (batch.tokens + block_ - 1) / block_;
+    // as many blocks for each thread, of whole tiles but for the very last, none above kBlock
+    tiles_ = (batch.tokens + kTile - 1) / kTile;
+    const int each = (tiles_ * kTile + threads * kBlock - 1) / (threads * kBlock);
+    blocks_ = std::min(threads * each, tiles_);
   }
 
   void run() {
@@ -693,7 +693,7 @@ class Pass {
   const Sizes sizes_;
   const int threads_;
   float *hidden_, *qkv_, *context_, *x1_, *low_in_, *low_, *low_out_, *inner_, *own_;
-  int block_, blocks_;
+  int tiles_, blocks_;
 
   bool has(int site) const { return (batch_.sites >> site) & 1; }
   float* own() const { return own_ + omp_get_thread_num() * sizes_.own; }
@@ -706,8 +706,8 @@ class Pass {
   void blocks(Work work) const {
 #pragma omp for schedule(dynamic, 1)
     for (int i = 0; i < blocks_; ++i) {
-      const int first = i * block_;
-      work(first, std::min(block_, batch_.tokens - first));
+      const int first = i * tiles_ / blocks_ * kTile, stop = (i + 1) * tiles_ / blocks_ * kTile;
+      work(first, std::min(stop, batch_.tokens) - first);
     }
   }
 
@@ -930,13 +930,10 @@ class Pass {
       const LowRank& part = adapter.layers[index].sites[kBottleneck];
       float gate = 1.0f;
       if (part.up && adapter.is_bottleneck_gated) gate = gate_of_row(low_out_, row, part.rank);
+      if (part.up) add_bottleneck(part, adapter.activation, gate, token, stop);
       for (; token < stop; ++token) {
-        float* x = context_ + static_cast<int64_t>(token) * sizes_.hidden;
-        if (part.up) {
-          add_bottleneck(part, adapter.activation, gate,
-                         low_out_ + static_cast<int64_t>(token) * batch_.columns, x);
-        }
-        normalize(layer.ffn_norm, encoder_.eps, hidden, x,
+        normalize(layer.ffn_norm, encoder_.eps, hidden,
+                  context_ + static_cast<int64_t>(token) * sizes_.hidden,
                   hidden_ + static_cast<int64_t>(token) * sizes_.hidden);
       }
     }
@@ -945,34 +942,65 @@ class Pass {
     }
   }
 
-  void add_bottleneck(const LowRank& part, int activation, float gate, float* low, float* x) const {
-    for (int r = 0; r < part.rank; r += kLanes) {
-      const __mmask16 mask = first_lanes(part.rank - r);
-      const Vec u = activate(activation, _mm512_maskz_loadu_ps(mask, low + r));
-      _mm512_mask_storeu_ps(low + r, mask, _mm512_mul_ps(u, all(gate)));
-    }
-    int i = 0;
-    for (; i + 8 * kLanes <= encoder_.hidden; i += 8 * kLanes) raise<8>(part, gate, low, i, x);
-    for (; i < encoder_.hidden; i += kLanes) raise<1>(part, gate, low, i, x);
-  }
-
-  // x[i ..] += low up + gate · bias.
-  template <int vectors>
-  void raise(const LowRank& part, float gate, const float* low, int i, float* x) const {
-    const int hidden = encoder_.hidden;
-    const float* up = part.up + i;
-    Vec sums[vectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) sums[v] = load(x + i + v * kLanes);
-    for (int r = 0; r <= part.rank; ++r, up += hidden) {
-      const Vec c = all(r < part.rank ? low[r] : gate);
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) {
-        sums[v] = _mm512_fmadd_ps(c, load(up + v * kLanes), sums[v]);
+  // context[token] += gate · (activate(low) up + bias), for tokens of one row.
+  void add_bottleneck(const LowRank& part, int activation, float gate, int first, int stop) const {
+    const int64_t columns = batch_.columns;
+    for (int token = first; token < stop; ++token) {
+      float* low = low_out_ + token * columns;
+      for (int r = 0; r < part.rank; r += kLanes) {
+        const __mmask16 mask = first_lanes(part.rank - r);
+        const Vec u = activate(activation, _mm512_maskz_loadu_ps(mask, low + r));
+        _mm512_mask_storeu_ps(low + r, mask, _mm512_mul_ps(u, all(gate)));
       }
     }
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) store(x + i + v * kLanes, sums[v]);
+    constexpr int kTokens = 6;
+    for (int token = first; token < stop; token += kTokens) {
+      raise_rest<kTokens>(part, gate, token, std::min(kTokens, stop - token));
+    }
+  }
+
+  template <int tokens>
+  void raise_rest(const LowRank& part, float gate, int token, int count) const {
+    if constexpr (tokens > 0) {
+      if (count < tokens) return raise_rest<tokens - 1>(part, gate, token, count);
+      int i = 0;
+      for (; i + 4 * kLanes <= encoder_.hidden; i += 4 * kLanes) raise<tokens, 4>(part, gate, token, i);
+      for (; i < encoder_.hidden; i += kLanes) raise<tokens, 1>(part, gate, token, i);
+    }
+  }
+
+  // context[token][i ..] += low[token] up + gate · bias.
+  template <int tokens, int vectors>
+  void raise(const LowRank& part, float gate, int token, int i) const {
+    float* x = context_ + static_cast<int64_t>(token) * sizes_.hidden + i;
+    const float* low = low_out_ + static_cast<int64_t>(token) * batch_.columns;
+    const float* up = part.up + i;
+    const float* bias = up + static_cast<int64_t>(part.rank) * encoder_.hidden;
+    Vec sums[tokens][vectors];
+#pragma GCC unroll 6
+    for (int t = 0; t < tokens; ++t) {
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) {
+        sums[t][v] = _mm512_fmadd_ps(all(gate), load(bias + v * kLanes),
+                                     load(x + t * sizes_.hidden + v * kLanes));
+      }
+    }
+    for (int r = 0; r < part.rank; ++r, up += encoder_.hidden) {
+      Vec row[vectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) row[v] = load(up + v * kLanes);
+#pragma GCC unroll 6
+      for (int t = 0; t < tokens; ++t) {
+        const Vec c = all(low[t * batch_.columns + r]);
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) sums[t][v] = _mm512_fmadd_ps(c, row[v], sums[t][v]);
+      }
+    }
+#pragma GCC unroll 6
+    for (int t = 0; t < tokens; ++t) {
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) store(x + t * sizes_.hidden + v * kLanes, sums[t][v]);
+    }
   }
 };
 
