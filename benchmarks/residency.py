@@ -39,10 +39,10 @@ from upt_server.results import BatchFacts
 from upt_server.runner import Runner
 from upt_server.scheduling import Budget
 from upt_zoo.backbone import Backbone, resolve_backbone
-from upt_zoo.draft import Draft
+from upt_zoo.local.draft import Draft
+from upt_zoo.local.store import Store
 from upt_zoo.nn.packing import Row
 from upt_zoo.references import Reference
-from upt_zoo.store import Store
 
 CALLERS, BATCH, THREADS = 64, 32, 2
 _DISTINCT = 50  # sets of numbers; more adapters share them under names of their own

@@ -32,9 +32,9 @@ from upt_server.client import AsyncClient
 from upt_server.precision import Precision
 from upt_server.runner import Runner
 from upt_zoo.backbone import Backbone, resolve_backbone
+from upt_zoo.local.store import Store
 from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec
-from upt_zoo.store import Store
 from upt_zoo.tokenization import Tokenizer
 
 ADAPTERS, CALLERS, BATCH, THREADS = 32, 64, 32, 2

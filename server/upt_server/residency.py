@@ -18,9 +18,9 @@ from upt_server.resolver import Resolver
 from upt_server.runner import Runner
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import InvalidSpec, Overloaded, WrongBackbone
+from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.nn.adapter import PreparedAdapter
 from upt_zoo.references import Reference
-from upt_zoo.store import Store, StoredAdapter
 
 _LOGGER = logging.getLogger(__name__)
 _LOAD_THREADS = 2

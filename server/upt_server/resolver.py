@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from upt_zoo.errors import InvalidReference
+from upt_zoo.local.store import Stamp, Store, StoredAdapter
 from upt_zoo.references import Reference
-from upt_zoo.store import Stamp, Store, StoredAdapter
 
 
 class Resolver:

@@ -9,8 +9,8 @@ from typing import Self
 
 from upt_server.precision import Precision
 from upt_zoo.answers import Answer
+from upt_zoo.local.store import StoredAdapter
 from upt_zoo.spec import HeadKind
-from upt_zoo.store import StoredAdapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from upt_testing.adapters import CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN
 from upt_testing.backbones import write_tiny_backbone
 from upt_testing.serving import FakeRunner, Publisher
 from upt_zoo.backbone import Backbone
+from upt_zoo.local.store import Store
 from upt_zoo.nn.encoder import load_encoder
-from upt_zoo.store import Store
 
 HEADS = {
     "sst2": CLASSIFICATION,

@@ -23,8 +23,8 @@ from upt_zoo.errors import (
     Unavailable,
     UptError,
 )
+from upt_zoo.local.store import Store
 from upt_zoo.references import Reference
-from upt_zoo.store import Store
 
 FILM = "a gripping , funny film"
 MIXED = [

@@ -20,8 +20,8 @@ from upt_testing.serving import FakeRunner, Publisher, Served, make_settings, se
 from upt_zoo.answers import ValueAnswer
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import Overloaded
+from upt_zoo.local.store import Store
 from upt_zoo.nn.adapter import prepare
-from upt_zoo.store import Store
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -16,8 +16,8 @@ from upt_testing.serving import FakeRunner, Served, make_settings, serving
 from upt_zoo.answers import LabelAnswer
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import Overloaded
+from upt_zoo.local.store import Store
 from upt_zoo.references import Reference
-from upt_zoo.store import Store
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from upt_server import open_inference
 from upt_server.runner import TorchRunner
 from upt_testing.serving import TIMEOUT_S, make_settings, serving
 from upt_zoo.backbone import Backbone
+from upt_zoo.local.store import Store
 from upt_zoo.references import Reference
-from upt_zoo.store import Store
 
 if TYPE_CHECKING:
     Stub: TypeAlias = open_inference_pb2_grpc.GRPCInferenceServiceAsyncStub

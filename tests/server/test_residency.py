@@ -19,12 +19,12 @@ from upt_zoo.errors import (
     Overloaded,
     WrongBackbone,
 )
+from upt_zoo.local.store import Store, StoredAdapter
+from upt_zoo.local.tags import move_alias, remove, yank
+from upt_zoo.local.upkeep import collect
 from upt_zoo.references import Reference
 from upt_zoo.spec import AdapterSpec
-from upt_zoo.store import Store, StoredAdapter
-from upt_zoo.tags import move_alias, remove, yank
 from upt_zoo.tensors import Array
-from upt_zoo.upkeep import collect
 
 
 class Events:

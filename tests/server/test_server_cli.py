@@ -24,7 +24,7 @@ from upt_testing.adapters import CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN
 from upt_testing.serving import TIMEOUT_S, Publisher
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import Unavailable
-from upt_zoo.store import Store
+from upt_zoo.local.store import Store
 
 COMMAND = [sys.executable, "-m", "upt_server.cli"]
 

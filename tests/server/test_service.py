@@ -23,10 +23,10 @@ from upt_testing.backbones import write_tiny_backbone
 from upt_testing.serving import FakeRunner, Publisher, Served, make_settings, serving, until
 from upt_zoo.answers import LabelAnswer, answer
 from upt_zoo.backbone import Backbone
+from upt_zoo.local.store import Store
 from upt_zoo.nn.adapter import prepare
 from upt_zoo.nn.packing import Row
 from upt_zoo.references import Reference
-from upt_zoo.store import Store
 from upt_zoo.tokenization import Tokenizer
 
 MessageT = TypeVar("MessageT", bound=Message)

@@ -16,7 +16,7 @@ from upt_server.tls import ClientTls, ServerTls, check_exposure
 from upt_testing.serving import Served, make_settings, serving
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import InvalidInput, Unavailable
-from upt_zoo.store import Store
+from upt_zoo.local.store import Store
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from upt_testing.serving import Publisher, make_settings, serving
 from upt_training.evaluation import answers_in_process, answers_of_server
 from upt_zoo.answers import Answer, LabelAnswer, SpanAnswer, ValueAnswer
 from upt_zoo.backbone import Backbone
+from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.encoder import Encoder, load_encoder
 from upt_zoo.spec import Head
-from upt_zoo.store import Store, StoredAdapter
 from upt_zoo.tokenization import Tokenizer
 
 Texts = list[tuple[str, ...]]

@@ -25,9 +25,9 @@ from upt_training.experiment import Experiment
 from upt_training.recipe import Recipe
 from upt_training.records import Record
 from upt_zoo.backbone import Backbone
+from upt_zoo.local.store import Store
 from upt_zoo.nn.encoder import load_encoder
 from upt_zoo.references import Reference
-from upt_zoo.store import Store
 from upt_zoo.tasks import TASKS
 
 METRICS = {

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import FrameType
 
 from upt_testing.stores import age, check_whole, draft, publish
-from upt_zoo import tags
 from upt_zoo.errors import Conflict
-from upt_zoo.recovery import rebuild
+from upt_zoo.local import tags
+from upt_zoo.local.recovery import rebuild
+from upt_zoo.local.store import Store
+from upt_zoo.local.upkeep import collect
 from upt_zoo.references import Reference
-from upt_zoo.store import Store
-from upt_zoo.upkeep import collect
 
 CONFLICT = 3
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 
+from upt_zoo.local.store import Store
 from upt_zoo.manifest import MANIFEST_TYPE, Manifest
 from upt_zoo.references import Reference
-from upt_zoo.store import Store
 
 PIECE = b"x" * 65536
 

@@ -28,10 +28,10 @@ from upt_testing.adapters import (
     tiny_spec,
 )
 from upt_zoo.backbone import Backbone
+from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec, Head
-from upt_zoo.store import Store, StoredAdapter
 
 TIMEOUT_S = 30.0  # far beyond what anything here takes; only a hanging test meets it
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from upt_testing.adapters import LORA, random_tensors, tiny_spec
-from upt_zoo.draft import Draft
+from upt_zoo.local.draft import Draft
+from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.references import Reference
-from upt_zoo.store import Store, StoredAdapter
 
 CARD = "# Tiny\n"
 

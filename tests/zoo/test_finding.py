@@ -6,14 +6,14 @@ import pytest
 
 from upt_testing.adapters import LORA, PROMPT, random_tensors, tiny_spec
 from upt_testing.stores import publish
-from upt_zoo import tags
 from upt_zoo.comparison import compare_specs, compare_tensors
-from upt_zoo.drafts import read_drafts
 from upt_zoo.errors import Corrupt, InvalidInput, InvalidSpec
+from upt_zoo.local import tags
+from upt_zoo.local.drafts import read_drafts
+from upt_zoo.local.store import Store
 from upt_zoo.references import Reference
 from upt_zoo.search import matches, search
 from upt_zoo.spec import AdapterSpec, Head
-from upt_zoo.store import Store
 from upt_zoo.tensors import Array, write_tensors
 
 SPEC = tiny_spec(lora=LORA)
@@ -169,6 +169,6 @@ def test_other_files_than_three_are_refused(tmp_path: Path, names: list[str]) ->
 
 
 def test_a_spec_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("upt_zoo.drafts._MAX_SPEC_BYTES", 10)
+    monkeypatch.setattr("upt_zoo.local.drafts._MAX_SPEC_BYTES", 10)
     with pytest.raises(InvalidInput, match="at most 10 bytes"):
         list(read_drafts([write(tmp_path / "made")]))

@@ -21,14 +21,14 @@ from upt_testing.fake_registry import (
     manifest_route,
     running_fake,
 )
-from upt_zoo import oci
-from upt_zoo.connection import Connection, Patience
-from upt_zoo.credentials import Credentials
 from upt_zoo.errors import Conflict, Corrupt, InvalidInput, InvalidReference, Unavailable
+from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.manifest import MANIFEST_TYPE, Manifest
-from upt_zoo.oci import OciRemote
 from upt_zoo.references import Reference, registry_host, repository_prefix
-from upt_zoo.store import Store, StoredAdapter
+from upt_zoo.remote import oci
+from upt_zoo.remote.connection import Connection, Patience
+from upt_zoo.remote.credentials import Credentials
+from upt_zoo.remote.oci import OciRemote
 
 TINY = Reference(name="tiny")
 PATIENCE = Patience(attempts=2, backoff_s=0.001)  # a busy machine may take its time

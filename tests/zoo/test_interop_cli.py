@@ -10,8 +10,8 @@ from parity.foreign import CHECKPOINTS
 from parity.foreign_backbones import write_pooled_backbone
 from upt_zoo import cli
 from upt_zoo.backbone import Backbone
+from upt_zoo.local.store import Store
 from upt_zoo.references import Reference
-from upt_zoo.store import Store
 
 QV = str(CHECKPOINTS / "peft" / "bert-qv")
 UNIPELT = str(CHECKPOINTS / "adapterhub" / "bert-unipelt")

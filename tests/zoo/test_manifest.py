@@ -3,7 +3,7 @@ import json
 import pytest
 
 from upt_zoo.errors import Corrupt
-from upt_zoo.listing import Listing
+from upt_zoo.local.listing import Listing
 from upt_zoo.manifest import Descriptor, Index, Manifest, digest_of
 
 MANIFEST = Manifest.of("tiny", "1.2.0", spec=b"{}", tensors=b"tensors", card=b"# Tiny")

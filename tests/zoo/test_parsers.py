@@ -9,14 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from upt_testing.stores import publish
-from upt_zoo.edits import alias_of, drop_alias, drop_version, set_alias, set_yanked
 from upt_zoo.errors import AdapterNotFound, Corrupt, InvalidReference
-from upt_zoo.history import Event, earlier_version, format_events, parse_events
-from upt_zoo.listing import ALIAS, METRICS, SIZE, YANKED, Listed, Listing, events_of
+from upt_zoo.local.edits import alias_of, drop_alias, drop_version, set_alias, set_yanked
+from upt_zoo.local.history import Event, earlier_version, format_events, parse_events
+from upt_zoo.local.listing import ALIAS, METRICS, SIZE, YANKED, Listed, Listing, events_of
+from upt_zoo.local.recovery import rebuild
+from upt_zoo.local.store import Store
 from upt_zoo.manifest import ARTIFACT_TYPE, REF_NAME, TITLE, VERSION, Index, Manifest, entry_of
-from upt_zoo.recovery import rebuild
 from upt_zoo.references import Reference, is_alias
-from upt_zoo.store import Store
 
 MANIFEST = Manifest.of("tiny", "1.2.0", spec=b"{}", tensors=b"tensors", card=b"# Tiny").to_json()
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10)

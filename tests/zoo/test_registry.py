@@ -28,11 +28,11 @@ from upt_testing.registries import (
     sign_token,
 )
 from upt_zoo import cli
-from upt_zoo.credentials import Credentials, read_credentials, save_credentials
 from upt_zoo.errors import AdapterNotFound, Conflict, InvalidInput
+from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.references import Reference
-from upt_zoo.remotes import Remotes
-from upt_zoo.store import Store, StoredAdapter
+from upt_zoo.remote.credentials import Credentials, read_credentials, save_credentials
+from upt_zoo.remote.remotes import Remotes
 
 PASSWORD = "correct horse"
 CARD = "# Tiny\n\nAn adapter for tests: ä.\n"
@@ -449,10 +449,10 @@ KILLS = os.environ.get("UPT_TEST_KILLS", "5")
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-import upt_zoo.connection, upt_zoo.oci
+import upt_zoo.remote.connection, upt_zoo.remote.oci
 from upt_zoo.references import Reference
-from upt_zoo.remotes import Remotes
-from upt_zoo.store import Store
+from upt_zoo.remote.remotes import Remotes
+from upt_zoo.local.store import Store
 
 root, remote = Path(sys.argv[1]), sys.argv[2]
 count, longest_s = int(sys.argv[3]), float(sys.argv[4])

@@ -14,9 +14,9 @@ from upt_testing.adapters import LORA, random_tensors, tiny_spec
 from upt_zoo import catalogue, cli
 from upt_zoo.catalogue import remote_store
 from upt_zoo.errors import InvalidInput, InvalidReference
+from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.references import Reference
-from upt_zoo.remotes import Remotes
-from upt_zoo.store import Store, StoredAdapter
+from upt_zoo.remote.remotes import Remotes
 
 OCI = "oci://127.0.0.1:1/team"  # nobody listens there
 
@@ -143,7 +143,7 @@ def test_a_remote_that_does_not_answer_is_passed_over_with_a_warning(
 ) -> None:
     stored = publish(Store(tmp_path / "1"))
     mirrors = asking(OCI, (tmp_path / "1").as_uri())
-    monkeypatch.setattr("upt_zoo.connection.time.sleep", lambda _: None)
+    monkeypatch.setattr("upt_zoo.remote.connection.time.sleep", lambda _: None)
     assert mirrors.pull(Reference(name="tiny"), home) == stored
     assert "127.0.0.1:1" in caplog.text
 
@@ -169,7 +169,7 @@ def test_offline_asks_no_network(
     def no_connection(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("upt_zoo.connection.Connection", no_connection)
+    monkeypatch.setattr("upt_zoo.remote.connection.Connection", no_connection)
     stored, other = publish(Store(tmp_path / "1")), Store(tmp_path / "1").root.as_uri()
     config.write_text(f'remotes = ["{OCI}", "{other}"]\n')
     assert run("pull", "tiny", "--offline").stdout == f"tiny:1.0.0@{stored.digest}\n"

@@ -34,10 +34,10 @@ from upt_zoo.errors import (
     Unavailable,
 )
 from upt_zoo.layout import tensor_shapes
+from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.manifest import Index, Manifest, digest_of
 from upt_zoo.references import Reference
 from upt_zoo.spec import AdapterSpec
-from upt_zoo.store import Store, StoredAdapter
 from upt_zoo.tensors import write_tensors
 
 CARD = "# Tiny\n\nAn adapter for tests: ä.\n"
@@ -406,7 +406,7 @@ PUBLISH = """
 import os, signal, sys
 from pathlib import Path
 from upt_testing.adapters import LORA, random_tensors, tiny_spec
-from upt_zoo.store import Store
+from upt_zoo.local.store import Store
 
 root, first_seed, count, dies_at = sys.argv[1], *map(int, sys.argv[2:])
 fsync, calls = os.fsync, 0
@@ -462,7 +462,7 @@ def test_a_writer_that_never_ends_makes_the_next_one_give_up(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(store)
-    monkeypatch.setattr("upt_zoo.store._LOCK_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("upt_zoo.local.store._LOCK_TIMEOUT_S", 0.0)
     with (store.root / ".lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(Unavailable, match="another process"):

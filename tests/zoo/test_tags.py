@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from upt_testing.stores import Clock, blob_names, needs, publish, resolve
-from upt_zoo import tags
 from upt_zoo.catalogue import remote_store
 from upt_zoo.errors import (
     AdapterNotFound,
@@ -15,9 +14,10 @@ from upt_zoo.errors import (
     InvalidInput,
     InvalidReference,
 )
-from upt_zoo.history import MAX_EVENTS, Event, earlier_version, format_events, parse_events
+from upt_zoo.local import tags
+from upt_zoo.local.history import MAX_EVENTS, Event, earlier_version, format_events, parse_events
+from upt_zoo.local.store import Store
 from upt_zoo.references import Reference
-from upt_zoo.store import Store
 
 
 @pytest.fixture

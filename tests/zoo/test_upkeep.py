@@ -18,22 +18,22 @@ from upt_testing.stores import (
     publish,
     resolve,
 )
-from upt_zoo import tags
-from upt_zoo.checkup import examine
 from upt_zoo.errors import Conflict, Corrupt, InvalidInput, InvalidReference
-from upt_zoo.leases import read_leases
-from upt_zoo.listing import Summary
+from upt_zoo.local import tags
+from upt_zoo.local.checkup import examine
+from upt_zoo.local.leases import read_leases
+from upt_zoo.local.listing import Summary
+from upt_zoo.local.recovery import rebuild
+from upt_zoo.local.store import Store
+from upt_zoo.local.upkeep import collect
 from upt_zoo.manifest import digest_of
-from upt_zoo.recovery import rebuild
 from upt_zoo.references import Reference
-from upt_zoo.store import Store
-from upt_zoo.upkeep import collect
 
 HELD = """
 import sys
 from pathlib import Path
 from upt_zoo.references import Reference
-from upt_zoo.store import Store
+from upt_zoo.local.store import Store
 
 store = Store(Path(sys.argv[1]))
 with store.lease(store.resolve(Reference.parse(sys.argv[2]))):
@@ -422,7 +422,7 @@ def test_the_doctor_sees_little_room_and_closed_doors(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(store)
-    monkeypatch.setattr("upt_zoo.checkup._LOW_DISK_BYTES", 2**62)
+    monkeypatch.setattr("upt_zoo.local.checkup._LOW_DISK_BYTES", 2**62)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     found = levels(store)
     assert (found["disk"], found["directory"]) == ("warning", "warning")

@@ -9,7 +9,7 @@ import pytest
 from upt_testing.adapters import LORA, random_tensors, tiny_spec
 from upt_testing.stores import age, blob_names, publish
 from upt_zoo import catalogue, cli
-from upt_zoo.store import Store
+from upt_zoo.local.store import Store
 from upt_zoo.tensors import write_tensors
 
 

@@ -20,8 +20,8 @@ from upt_testing.adapters import (
     tiny_spec,
 )
 from upt_zoo import catalogue, cli, terminal
+from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.spec import AdapterSpec
-from upt_zoo.store import Store, StoredAdapter
 
 SPEC = tiny_spec(lora=LORA, prefix=PREFIX, bottleneck=BOTTLENECK, prompt=PROMPT)
 CARD = "# Tiny\n\nIt tells \x1b[31mgood from bad.\n"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from upt_training.experiment import Trained
     from upt_training.recipe import Recipe
     from upt_zoo.answers import Answer
-    from upt_zoo.store import Store, StoredAdapter
+    from upt_zoo.local.store import Store, StoredAdapter
     from upt_zoo.tensors import Array
 
 app = typer.Typer(
@@ -135,7 +135,7 @@ def evaluate(
     """Evaluate an adapter on a labelled file of its task, here or through a running server."""
     from upt_training.data import read_split, splits_in
     from upt_training.metrics import score
-    from upt_zoo.cli_remotes import store_of
+    from upt_zoo.commands.remotes import store_of
     from upt_zoo.references import Reference
     from upt_zoo.tasks import find_task
 
@@ -262,7 +262,7 @@ def _started(
     context: typer.Context, recipe: "Recipe", home: Path | None
 ) -> "tuple[Recipe, Mapping[str, Array] | None]":
     """Pin the recipe's initial adapter by its digest and read it."""
-    from upt_zoo.cli_remotes import store_of
+    from upt_zoo.commands.remotes import store_of
     from upt_zoo.references import Reference
 
     if recipe.initial_adapter is None:

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 import platformdirs
 
 from upt_zoo.errors import InvalidReference
-from upt_zoo.store import Store
+from upt_zoo.local.store import Store
 
 EMBEDDED = "embedded"
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from upt_zoo.cli_finding import add_finding_commands
-from upt_zoo.cli_interop import add_interop_commands
-from upt_zoo.cli_remotes import add_remote_commands, read_remotes, store_of
-from upt_zoo.cli_tags import add_tag_commands
-from upt_zoo.cli_upkeep import add_upkeep_commands
+from upt_zoo.commands.finding import add_finding_commands
+from upt_zoo.commands.interop import add_interop_commands
+from upt_zoo.commands.remotes import add_remote_commands, read_remotes, store_of
+from upt_zoo.commands.tags import add_tag_commands
+from upt_zoo.commands.upkeep import add_upkeep_commands
 from upt_zoo.errors import Corrupt
 from upt_zoo.options import Adapter, AsJson, Home, Offline, print_json
 from upt_zoo.terminal import EXIT_CODES, format_size, print_table, printable, run_command
@@ -23,10 +23,10 @@ from upt_zoo.terminal import EXIT_CODES, format_size, print_table, printable, ru
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from upt_zoo.listing import Listed, Listing
+    from upt_zoo.local.listing import Listed, Listing
+    from upt_zoo.local.store import Store, StoredAdapter
     from upt_zoo.references import Reference
     from upt_zoo.spec import AdapterSpec, Head
-    from upt_zoo.store import Store, StoredAdapter
 
 _GC_THRESHOLD = 200_000  # looking for cycles among 10,000 adapters takes a fifth of `ls`
 app = typer.Typer(

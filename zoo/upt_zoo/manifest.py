@@ -2,7 +2,7 @@
 
 A manifest names the adapter and the digests of its blobs; the adapter's digest is the sha256 of the
 manifest's bytes, so it covers everything. It holds no time and no place: equal adapters of equal
-name and version have equal digests everywhere. Nothing here touches files; see ``upt_zoo.store``.
+name and version have equal digests everywhere. Files are the affair of ``upt_zoo.local.store``.
 
 Unknown properties are kept in the index and ignored in a manifest, where other documents of ours
 forbid them: the standard demands it, and other tools write into the index.
@@ -142,7 +142,7 @@ class Manifest(_Document):
 
 
 class Index(_Document):
-    """Which manifests a store holds; what its entries say is read by ``upt_zoo.listing``."""
+    """Which manifests a store holds; what its entries say is read by ``upt_zoo.local.listing``."""
 
     model_config = ConfigDict(extra="allow")
 

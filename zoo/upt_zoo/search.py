@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from upt_zoo.errors import AdapterNotFound, Corrupt
+from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.references import Reference
 from upt_zoo.spec import AdapterSpec
-from upt_zoo.store import Store, StoredAdapter
 
 
 def search(stores: Iterable[Store], words: Sequence[str]) -> Iterator[tuple[Store, StoredAdapter]]:

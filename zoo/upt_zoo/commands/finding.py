@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upt_zoo.cli_remotes import store_of
+from upt_zoo.commands.remotes import store_of
 from upt_zoo.options import Adapter, AsJson, Home, Offline, print_json
 from upt_zoo.terminal import print_table
 
@@ -109,7 +109,7 @@ def register(
 ) -> None:
     """Publish adapters made elsewhere; of several directories all are published, or none."""
     from upt_zoo.catalogue import home_store
-    from upt_zoo.drafts import read_drafts
+    from upt_zoo.local.drafts import read_drafts
 
     added = home_store(home).publish_all(read_drafts(paths, version=version))
     if as_json:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from upt_zoo.cli_remotes import read_remotes, store_of
+from upt_zoo.commands.remotes import read_remotes, store_of
 from upt_zoo.options import Adapter, AsJson, Home, Offline, print_json
 
 LibraryName = Annotated[

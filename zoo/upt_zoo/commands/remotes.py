@@ -12,9 +12,9 @@ from upt_zoo.options import Adapter, AsJson, Home, Offline, print_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from upt_zoo.local.store import Store, StoredAdapter
     from upt_zoo.references import Reference
-    from upt_zoo.remotes import Remotes
-    from upt_zoo.store import Store, StoredAdapter
+    from upt_zoo.remote.remotes import Remotes
 
 
 def add_remote_commands(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def read_remotes(*, offline: bool) -> "Remotes":
     Raises:
         InvalidInput: a setting is unknown, malformed, or contradicts another one.
     """
-    from upt_zoo.remotes import Remotes
+    from upt_zoo.remote.remotes import Remotes
 
     return Remotes.read({**os.environ, **({"UPT_ZOO_OFFLINE": "1"} if offline else {})})
 
@@ -77,9 +77,9 @@ def bundle(
 
     There, pull file:///directory/FILE.tar/name reads it.
     """
-    from upt_zoo.bundle import write_bundle
     from upt_zoo.catalogue import home_store
     from upt_zoo.references import Reference
+    from upt_zoo.remote.bundle import write_bundle
 
     references = [_local(Reference.parse(ref)) for ref in refs]
     stored = write_bundle(home_store(home), references, out)
@@ -98,8 +98,8 @@ def login(
 
     They go into credentials.json in the configuration directory, which only you can read.
     """
-    from upt_zoo.credentials import Credentials
     from upt_zoo.errors import InvalidInput
+    from upt_zoo.remote.credentials import Credentials
 
     remotes = read_remotes(offline=False)
     with remotes.connect(f"oci://{host}", None) as connection:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from upt_zoo.history import Event
-    from upt_zoo.listing import Listed
+    from upt_zoo.local.history import Event
+    from upt_zoo.local.listing import Listed
 
 
 def add_tag_commands(app: typer.Typer) -> None:
@@ -31,8 +31,8 @@ def tag(
 ) -> None:
     """Point an alias to a version; it moves in one step, and every reader sees one or the other."""
     from upt_zoo.catalogue import home_store
+    from upt_zoo.local.tags import move_alias
     from upt_zoo.references import Reference
-    from upt_zoo.tags import move_alias
 
     reference, store = Reference.parse(ref), home_store(home)
     event = move_alias(store, reference, alias)
@@ -44,8 +44,8 @@ def tag(
 def rollback(ref: Adapter, home: Home = None, as_json: AsJson = False) -> None:
     """Point an alias (name:alias) back to where it pointed before; again goes further back."""
     from upt_zoo.catalogue import home_store
+    from upt_zoo.local.tags import roll_back
     from upt_zoo.references import Reference
-    from upt_zoo.tags import roll_back
 
     reference = Reference.parse(ref)
     _print_events(reference.name, [roll_back(home_store(home), reference)], as_json=as_json)
@@ -53,8 +53,8 @@ def rollback(ref: Adapter, home: Home = None, as_json: AsJson = False) -> None:
 
 def history(ref: Adapter, home: Home = None, as_json: AsJson = False) -> None:
     """Say what happened to an adapter, or to one alias (name:alias), and when."""
-    from upt_zoo import tags
     from upt_zoo.catalogue import home_store
+    from upt_zoo.local import tags
     from upt_zoo.references import Reference
 
     reference, store = Reference.parse(ref), home_store(home)
@@ -81,8 +81,8 @@ def yank(
     as_json: AsJson = False,
 ) -> None:
     """Never choose a version for a bare name; it can still be named, by its aliases too."""
-    from upt_zoo import tags
     from upt_zoo.catalogue import home_store
+    from upt_zoo.local import tags
     from upt_zoo.references import Reference
 
     reference = Reference.parse(ref)
@@ -102,8 +102,8 @@ def remove(
     as_json: AsJson = False,
 ) -> None:
     """Remove a version, or an alias (name:alias); gc frees the disk."""
-    from upt_zoo import tags
     from upt_zoo.catalogue import home_store
+    from upt_zoo.local import tags
     from upt_zoo.references import Reference
 
     reference = Reference.parse(ref)

@@ -27,8 +27,8 @@ def collect(
     as_json: AsJson = False,
 ) -> None:
     """Delete the blobs that no version, no alias and no living reader needs."""
-    from upt_zoo import upkeep
     from upt_zoo.catalogue import home_store
+    from upt_zoo.local import upkeep
 
     garbage = upkeep.collect(home_store(home), grace_s=grace, dry_run=dry_run)
     if garbage.young:
@@ -45,7 +45,7 @@ def collect(
 def reindex(home: Home = None, as_json: AsJson = False) -> None:
     """Write the index anew from the blobs; aliases and times come from the old one."""
     from upt_zoo.catalogue import home_store
-    from upt_zoo.recovery import rebuild
+    from upt_zoo.local.recovery import rebuild
 
     rebuilt = rebuild(home_store(home))
     if not rebuilt.was_readable:
@@ -73,7 +73,7 @@ def reindex(home: Home = None, as_json: AsJson = False) -> None:
 def doctor(home: Home = None, as_json: AsJson = False) -> None:
     """Check the store: directory, disk, index, leftovers, backbones; exit code 65 for damage."""
     from upt_zoo.catalogue import home_store
-    from upt_zoo.checkup import examine
+    from upt_zoo.local.checkup import examine
 
     findings = examine(home_store(home))
     if as_json:

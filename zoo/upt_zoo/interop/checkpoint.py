@@ -17,9 +17,9 @@ from safetensors import SafetensorError, deserialize, safe_open
 
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import Conflict, Corrupt, InvalidInput, InvalidSpec
-from upt_zoo.files import read_file
 from upt_zoo.interop.settings import Settings
 from upt_zoo.interop.weights import Wide
+from upt_zoo.local.files import read_file
 from upt_zoo.tensors import Array, write_tensors
 
 _MAX_CONFIG_BYTES = 1024 * 1024

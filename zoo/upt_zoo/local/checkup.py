@@ -11,10 +11,10 @@ from typing import Literal
 
 from upt_zoo.backbone import is_on_this_machine
 from upt_zoo.errors import AdapterNotFound, Corrupt, UptError
-from upt_zoo.listing import Listed
+from upt_zoo.local.listing import Listed
+from upt_zoo.local.store import Store
+from upt_zoo.local.upkeep import find_garbage
 from upt_zoo.references import Reference
-from upt_zoo.store import Store
-from upt_zoo.upkeep import find_garbage
 
 _LOW_DISK_BYTES = 1_000_000_000  # some hundred adapters and the blobs of a pull
 _SHOWN = 3

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from upt_zoo.draft import Draft
 from upt_zoo.errors import Corrupt, InvalidInput
-from upt_zoo.files import read_file
+from upt_zoo.local.draft import Draft
+from upt_zoo.local.files import read_file
 from upt_zoo.spec import AdapterSpec
 from upt_zoo.tensors import read_tensors
 

@@ -1,12 +1,12 @@
-"""Changes of an index, each from one value to the next. Pure: who writes it is ``upt_zoo.store``.
+"""Changes of an index, each from one value to the next. Pure: ``upt_zoo.local.store`` writes it.
 
 A change to a tag writes its event into the same index, so that both become visible in one rename.
 """
 
 from collections.abc import Iterable
 
-from upt_zoo.history import Event, format_events
-from upt_zoo.listing import ALIAS, HISTORY, YANKED, Listed, events_of
+from upt_zoo.local.history import Event, format_events
+from upt_zoo.local.listing import ALIAS, HISTORY, YANKED, Listed, events_of
 from upt_zoo.manifest import (
     ARTIFACT_TYPE,
     MANIFEST_TYPE,

@@ -1,6 +1,6 @@
 """How files are read, replaced and locked, so that a killed process leaves nothing half-done.
 
-It knows paths and bytes and nothing of adapters; see ``upt_zoo.store``.
+It knows paths and bytes and nothing of adapters; see ``upt_zoo.local.store``.
 """
 
 import fcntl

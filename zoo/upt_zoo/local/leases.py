@@ -5,7 +5,7 @@
 A lease ends with its process, however that ends: who collects takes for dead every lease whose lock
 is free, and removes it. A lease is written and locked beside its place and then renamed, so one
 that can be seen is locked already. What was resolved a moment ago and is not leased yet is kept by
-the grace of ``upt_zoo.upkeep.collect``.
+the grace of ``upt_zoo.local.upkeep.collect``.
 """
 
 import errno

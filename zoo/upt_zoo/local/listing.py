@@ -1,7 +1,7 @@
 """What the index of a store says: versions, aliases, and what is yanked. Pure.
 
 An entry of the index carries what a list shows, so that a list opens no blob. The blobs stay the
-truth: ``Store.verify_listing`` compares, ``upt_zoo.upkeep.rebuild`` writes the entries anew.
+truth: ``Store.verify_listing`` compares, ``upt_zoo.local.upkeep.rebuild`` writes the entries anew.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Self
 from pydantic import TypeAdapter, ValidationError
 
 from upt_zoo.errors import Corrupt
-from upt_zoo.history import Event, parse_events
+from upt_zoo.local.history import Event, parse_events
 from upt_zoo.manifest import ARTIFACT_TYPE, TITLE, VERSION, Descriptor, Index
 from upt_zoo.references import Reference, is_alias, is_version, newest, version_order
 from upt_zoo.spec import AdapterSpec, Name

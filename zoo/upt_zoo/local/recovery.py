@@ -15,10 +15,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from upt_zoo.edits import alias_entry, alias_of
 from upt_zoo.errors import Corrupt, InvalidSpec
-from upt_zoo.files import read_file
-from upt_zoo.listing import ALIAS, CREATED, YANKED, Listed, Summary, events_of, read_entry
+from upt_zoo.local.edits import alias_entry, alias_of
+from upt_zoo.local.files import read_file
+from upt_zoo.local.listing import ALIAS, CREATED, YANKED, Listed, Summary, events_of, read_entry
+from upt_zoo.local.store import MAX_INDEX_BYTES, Store
+from upt_zoo.local.upkeep import blobs
 from upt_zoo.manifest import (
     ARTIFACT_TYPE,
     MAX_MANIFEST_BYTES,
@@ -30,8 +32,6 @@ from upt_zoo.manifest import (
 )
 from upt_zoo.references import version_order
 from upt_zoo.spec import AdapterSpec
-from upt_zoo.store import MAX_INDEX_BYTES, Store
-from upt_zoo.upkeep import blobs
 
 _ENTRIES = TypeAdapter(Descriptor)
 _NOTES = TypeAdapter(dict[str, str])

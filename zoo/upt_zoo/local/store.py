@@ -4,14 +4,14 @@
     index.json       which versions there are; replaced last, so it names whole adapters only
     blobs/sha256/    manifests, specs, tensors and cards, each named by its digest
     .lock            held by the one writer
-    leases/          what long readers still need; see ``upt_zoo.leases``
-    .partial/        parts of blobs from registries; see ``upt_zoo.oci``
+    leases/          what long readers still need; see ``upt_zoo.local.leases``
+    .partial/        parts of blobs from registries; see ``upt_zoo.remote.oci``
 
 A version is immutable. Every file is written beside its place, synced and renamed; a killed writer
 leaves a temporary file, which the next one removes. Readers take no lock and read the index anew
 when it has changed, so a running server sees a new version at once. Every byte is compared with its
 digest when it is read. The store knows no remotes (``upt_zoo.catalogue``), moves no aliases
-(``upt_zoo.tags``) and deletes nothing (``upt_zoo.upkeep``).
+(``upt_zoo.local.tags``) and deletes nothing (``upt_zoo.local.upkeep``).
 
 Source: OCI image specification 1.1, image-layout.md.
 """
@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from upt_zoo.draft import Draft
-from upt_zoo.edits import alias_entry, alias_of
 from upt_zoo.errors import (
     AdapterNotFound,
     Conflict,
@@ -33,10 +31,12 @@ from upt_zoo.errors import (
     InvalidInput,
     InvalidSpec,
 )
-from upt_zoo.files import FileBatch, holds, locked, read_file, replace_file, sync_directory
 from upt_zoo.layout import check_shapes
-from upt_zoo.leases import leased
-from upt_zoo.listing import CREATED, YANKED, Listed, Listing, Summary, read_entry
+from upt_zoo.local.draft import Draft
+from upt_zoo.local.edits import alias_entry, alias_of
+from upt_zoo.local.files import FileBatch, holds, locked, read_file, replace_file, sync_directory
+from upt_zoo.local.leases import leased
+from upt_zoo.local.listing import CREATED, YANKED, Listed, Listing, Summary, read_entry
 from upt_zoo.manifest import (
     MANIFEST_TYPE,
     MAX_MANIFEST_BYTES,
@@ -47,7 +47,7 @@ from upt_zoo.manifest import (
     entry_of,
 )
 from upt_zoo.references import Reference, version_order
-from upt_zoo.source import Source, check_blobs
+from upt_zoo.remote.source import Source, check_blobs
 from upt_zoo.spec import AdapterSpec
 from upt_zoo.tensors import Array, read_tensors
 

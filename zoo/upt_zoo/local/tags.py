@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
-from upt_zoo.edits import drop_alias, drop_version, set_alias, set_yanked
 from upt_zoo.errors import AdapterNotFound, Conflict, Corrupt, InvalidReference
-from upt_zoo.history import Action, Event, earlier_version
-from upt_zoo.listing import Alias, Listed, Listing, events_of
+from upt_zoo.local.edits import drop_alias, drop_version, set_alias, set_yanked
+from upt_zoo.local.history import Action, Event, earlier_version
+from upt_zoo.local.listing import Alias, Listed, Listing, events_of
+from upt_zoo.local.store import Store
 from upt_zoo.manifest import MAX_MANIFEST_BYTES, Index, Manifest
 from upt_zoo.references import Reference, is_alias, is_version
-from upt_zoo.store import Store
 
 
 def move_alias(store: Store, reference: Reference, alias: str) -> Event | None:

@@ -1,7 +1,7 @@
 """Frees the disk of what nobody can reach.
 
 What is kept: all that the index leads to, entries of other tools included, so a version is pinned
-by being listed; all that a living reader has leased (``upt_zoo.leases``); and whatever was written
+by being listed; all that a living reader has leased (``leases``); and whatever was written
 or removed within the grace, because a reader may have resolved it a moment ago and be about to load
 it. A server holds what it has loaded in memory and needs no blob any more. A pull keeps its bytes
 in memory until it holds the writer's lock, which a collection holds too.
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upt_zoo.errors import Corrupt
-from upt_zoo.leases import read_leases
+from upt_zoo.local.leases import read_leases
+from upt_zoo.local.store import Store
 from upt_zoo.manifest import ARTIFACT_TYPE, MAX_MANIFEST_BYTES, Index
-from upt_zoo.store import Store
 
 GRACE_S = 600.0  # far longer than a call may take from resolving an adapter to loading it
 _BLOB_NAME = re.compile(r"[0-9a-f]{64}")

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from upt_zoo.errors import Corrupt
+from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.references import Reference
-from upt_zoo.store import Store, StoredAdapter
 
 _MEMBER = re.compile(r"(?:\./)?(oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})")
 

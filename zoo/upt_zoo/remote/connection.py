@@ -3,7 +3,7 @@
 TLS, but on loopback and with hosts that the user has named. Redirects keep their scheme, and what
 identifies us goes to the registry alone. No body is read past the size that was expected, and none
 for longer than that takes at a slow pace. What may pass by itself is tried again, a little later
-each time. It knows nothing of manifests and blobs; see ``upt_zoo.oci``.
+each time. It knows nothing of manifests and blobs; see ``upt_zoo.remote.oci``.
 
 Source: RFC 9110; the token authentication of the CNCF distribution project.
 """
@@ -22,8 +22,8 @@ from typing import TypeVar
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from upt_zoo.credentials import Credentials
 from upt_zoo.errors import Corrupt, InvalidInput, Unavailable
+from upt_zoo.remote.credentials import Credentials
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)

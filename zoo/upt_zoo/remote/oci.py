@@ -3,7 +3,7 @@
 The adapter ``name`` is the repository ``prefix/name``, a version is its tag. Manifest and blobs are
 those of the store, to the byte. A blob is loaded into a file that a later try goes on with; nothing
 is believed before its digest is right. Blobs are uploaded first and the manifest last, so a killed
-push leaves nothing that can be seen. What HTTP needs is in ``upt_zoo.connection``.
+push leaves nothing that can be seen. What HTTP needs is in ``upt_zoo.remote.connection``.
 
 Source: OCI distribution specification 1.1.
 """
@@ -21,8 +21,8 @@ from typing import BinaryIO
 
 from pydantic import BaseModel, ValidationError
 
-from upt_zoo.connection import Connection, Reply
 from upt_zoo.errors import AdapterNotFound, Conflict, Corrupt, Unavailable
+from upt_zoo.local.store import StoredAdapter
 from upt_zoo.manifest import (
     MANIFEST_TYPE,
     MAX_MANIFEST_BYTES,
@@ -31,8 +31,8 @@ from upt_zoo.manifest import (
     digest_of,
 )
 from upt_zoo.references import Reference, is_version, newest, repository_prefix
-from upt_zoo.source import Source, check_blobs
-from upt_zoo.store import StoredAdapter
+from upt_zoo.remote.connection import Connection, Reply
+from upt_zoo.remote.source import Source, check_blobs
 
 _MAX_TAG_PAGES = 1000
 _MAX_PART_AGE_S = 7 * 86400.0  # nobody comes back for it

@@ -25,14 +25,14 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from upt_zoo.catalogue import EMBEDDED, remote_store
-from upt_zoo.credentials import Credentials, read_credentials, save_credentials
 from upt_zoo.errors import AdapterNotFound, InvalidInput, InvalidReference, Unavailable, UptError
+from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.references import Reference, registry_host, repository_prefix
-from upt_zoo.source import Remote
-from upt_zoo.store import Store, StoredAdapter
+from upt_zoo.remote.credentials import Credentials, read_credentials, save_credentials
+from upt_zoo.remote.source import Remote
 
 if TYPE_CHECKING:
-    from upt_zoo.connection import Connection
+    from upt_zoo.remote.connection import Connection
 
 _LOG = logging.getLogger(__name__)
 _NO = ("", "0", "false", "no", "off")
@@ -159,7 +159,9 @@ class Remotes:
             InvalidReference: not such a remote.
             Unavailable: we are offline.
         """
-        from upt_zoo.connection import Connection  # a network library: only where there is one
+        from upt_zoo.remote.connection import (
+            Connection,  # a network library: only where there is one
+        )
 
         host = registry_host(remote)
         self._check_allowed(remote)
@@ -184,7 +186,7 @@ class Remotes:
 
     @contextmanager
     def _registry(self, remote: str, partial: Path | None) -> Iterator[Remote]:
-        from upt_zoo.oci import OciRemote
+        from upt_zoo.remote.oci import OciRemote
 
         credentials = read_credentials(registry_host(remote), self.credential_files)
         with self.connect(remote, credentials) as connection:
@@ -253,7 +255,7 @@ def _opened_store(remote: str, *, is_read_only: bool) -> Iterator[Store]:
     """Open a directory, the catalogue, or a bundle, which is unpacked first."""
     store = _store_of(remote)
     if store.root.is_file():
-        from upt_zoo.bundle import unpacked
+        from upt_zoo.remote.bundle import unpacked
 
         with unpacked(store.root) as store:
             yield store

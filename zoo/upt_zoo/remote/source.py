@@ -15,7 +15,7 @@ from upt_zoo.spec import AdapterSpec
 from upt_zoo.tensors import read_tensors
 
 if TYPE_CHECKING:
-    from upt_zoo.store import StoredAdapter
+    from upt_zoo.local.store import StoredAdapter
 
 
 class Source(Protocol):

@@ -1,0 +1,1 @@
+"""Stores elsewhere: registries, directories and bundles, and how they are reached."""
