@@ -203,6 +203,19 @@ def test_a_holdout_keeps_paragraphs_whole_and_loses_no_example(
     assert len(holdout) - rows < max(map(paragraphs.count, paragraphs))
 
 
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=40),
+    rows=st.integers(0, 40),
+)
+def test_no_text_of_a_holdout_is_learnt_from(pairs: list[tuple[int, int]], rows: int) -> None:
+    examples = [Example(texts=(str(one), str(other)), gold=0) for one, other in pairs]
+    train, holdout = hold_out(examples, rows, seed=1)
+    learnt, held = ({text for e in part for text in e.texts} for part in (train, holdout))
+    assert not learnt & held
+    assert len(train) + len(holdout) == len(examples)
+    assert len(holdout) >= min(rows, len(examples))
+
+
 def test_a_holdout_depends_on_the_seed_and_nothing_else() -> None:
     examples = examples_of([*range(20)] * 2)
     first = hold_out(examples, 10, seed=1)

@@ -14,6 +14,7 @@ from upt_training.learner import AdapterLearner, FullLearner, Learner
 from upt_training.recipe import Method, Recipe
 from upt_zoo import layout
 from upt_zoo.backbone import Backbone
+from upt_zoo.errors import InvalidSpec
 from upt_zoo.nn.adapter import prepare
 from upt_zoo.nn.encoder import Encoder, load_encoder, load_tensors
 from upt_zoo.nn.forward import forward
@@ -45,10 +46,17 @@ def start(
     recipe: Recipe,
     *,
     target_scale: tuple[float, float] = (0.0, 1.0),
+    initial: dict[str, Tensor] | None = None,
 ) -> AdapterLearner:
     torch.manual_seed(0)
-    encoder = load_encoder(backbone)
-    return AdapterLearner(recipe, spec, encoder, start_ids=START_IDS, target_scale=target_scale)
+    return AdapterLearner(
+        recipe,
+        spec,
+        load_encoder(backbone),
+        start_ids=START_IDS,
+        target_scale=target_scale,
+        initial=initial,
+    )
 
 
 def disturb(learner: Learner) -> None:
@@ -139,6 +147,26 @@ def test_the_factor_on_lora_is_folded_into_b(backbone: Backbone) -> None:
         up, down = layout.lora_b(target), layout.lora_a(target)
         assert torch.equal(tensors[up], learner.weights[up] * 3.0)
         assert torch.equal(tensors[down], learner.weights[down])
+
+
+def test_a_run_starts_from_another_adapters_components_and_a_new_head(backbone: Backbone) -> None:
+    source = start(backbone, spec_of(backbone, "unipelt_prompt"), Recipe(task="sst2"))
+    disturb(source)
+    initial = source.served_tensors()
+    spec = spec_of(backbone, "unipelt_prompt", REGRESSION)
+    learner = start(backbone, spec, Recipe(task="stsb", lora_factor=8.0), initial=initial)
+    served = learner.served_tensors()
+    for name in layout.component_shapes(spec):
+        torch.testing.assert_close(served[name], initial[name])
+    assert served[layout.weight(layout.HEAD_OUT)].shape[0] == 1
+    assert all(weight.is_leaf and weight.requires_grad for weight in learner.weights.values())
+
+
+def test_an_adapter_of_other_components_is_no_start(backbone: Backbone) -> None:
+    lora = start(backbone, spec_of(backbone, "lora"), Recipe(task="sst2", method="lora"))
+    spec = spec_of(backbone, "unipelt_prompt")
+    with pytest.raises(InvalidSpec, match=r"expected the tensors of method unipelt_prompt .*prompt"):
+        start(backbone, spec, Recipe(task="sst2"), initial=lora.served_tensors())
 
 
 def test_a_regression_learns_standard_values_and_serves_the_labels_unit(

@@ -262,6 +262,20 @@ def test_a_second_run_is_the_next_version_and_has_the_same_numbers(
     ]
 
 
+def test_a_run_starts_from_an_adapter_and_records_its_digest(shared: Desk, desk: Desk) -> None:
+    stored = shared.store.resolve(Reference.parse("sst2"))
+    source = f"file://{shared.root}/home/sst2"
+    recipe = desk.write_recipe("stsb", initial_adapter=source)
+    result = desk.run("run", recipe, "--json", "--records", str(desk.root / "records"))
+    assert result.code == 0, result.stderr
+    (file,) = (desk.root / "records").iterdir()
+    record = Record.model_validate_json(file.read_bytes())
+    assert record.recipe.initial_adapter == f"{source}:1.0.0@{stored.digest}"
+    assert "skipped" in desk.run("run", recipe, "--records", str(desk.root / "records")).stderr
+    missing = desk.write_recipe("stsb", initial_adapter="nobody")
+    assert "nobody" in desk.run("run", missing).stderr
+
+
 def test_options_go_before_the_recipe(desk: Desk) -> None:
     recipe = desk.write_recipe("sst2", epochs=1)
     options = ("--method", "lora", "--seed", "5", "--version", "3.0.0", "--threads", "1")
@@ -452,7 +466,7 @@ def test_an_adapter_of_another_backbone_is_refused(desk: Desk) -> None:
 def test_a_fault_of_ours_is_one_line_without_internals(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Experiment, recipe: Recipe, *, data_folder: Path | None) -> None:
+    def fail(self: Experiment, *_: object, **__: object) -> None:
         raise RuntimeError("secret")
 
     monkeypatch.setattr(Experiment, "__init__", fail)
