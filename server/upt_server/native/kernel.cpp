@@ -100,6 +100,11 @@ inline __mmask16 first_lanes(int count) {
   return count >= kLanes ? 0xffff : static_cast<__mmask16>((1u << std::max(count, 0)) - 1);
 }
 
+// Where part i of `parts` begins when `total` is cut into parts that are equal to one.
+inline int part_of(int total, int i, int parts) {
+  return static_cast<int>(static_cast<int64_t>(total) * i / parts);
+}
+
 inline int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // ---- functions of one number ---------------------------------------------------------------
@@ -290,8 +295,9 @@ __attribute__((noinline)) void finish_token(const Linear& linear, const Epilogue
   if (is_pair) put(after, place + kLanes, y1);
 }
 
+// Meanwhile it fetches what stands `ahead` words behind the weights it multiplies.
 template <class Format, int tokens>
-void project_tile(const Linear& linear, const Operand& x, int first, int output,
+void project_tile(const Linear& linear, const Operand& x, int first, int output, int64_t ahead,
                   const Epilogue& after) {
   const int words = linear.inputs / Format::kInputs;
   const uint32_t* weight = linear.weight + static_cast<int64_t>(output) * words;
@@ -311,6 +317,8 @@ void project_tile(const Linear& linear, const Operand& x, int first, int output,
   for (; weight != stop; weight += kPanel) {
     const __m512i w0 = _mm512_loadu_si512(weight);
     const __m512i w1 = _mm512_loadu_si512(weight + kLanes);
+    _mm_prefetch(reinterpret_cast<const char*>(weight + ahead), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(weight + ahead + kLanes), _MM_HINT_T0);
 #pragma GCC unroll 14
     for (int t = 0; t < tokens; ++t) {
       const __m512i word = _mm512_set1_epi32(static_cast<int>(inputs[t / 3][t % 3 * stride]));
@@ -330,22 +338,28 @@ void project_tile(const Linear& linear, const Operand& x, int first, int output,
 }
 
 template <class Format, int tokens>
-void project_rest(const Linear& linear, const Operand& x, int first, int count, int output,
-                  const Epilogue& after) {
+void project_any(const Linear& linear, const Operand& x, int first, int count, int output,
+                 int64_t ahead, const Epilogue& after) {
   if constexpr (tokens > 0) {
-    if (count == tokens) return project_tile<Format, tokens>(linear, x, first, output, after);
-    project_rest<Format, tokens - 1>(linear, x, first, count, output, after);
+    if (count < tokens) {
+      return project_any<Format, tokens - 1>(linear, x, first, count, output, ahead, after);
+    }
+    project_tile<Format, tokens>(linear, x, first, output, ahead, after);
   }
 }
 
+// Tiles are equal to a token: a short last one would wait for its few sums. The last one fetches
+// the next panel, so that memory does not rest while tiles find the panel in a cache.
 template <class Format>
 void project(const Linear& linear, const Operand& x, int tokens, const Epilogue& after) {
+  const int tiles = (tokens + kTile - 1) / kTile;
+  const int64_t panel = static_cast<int64_t>(linear.inputs / Format::kInputs) * kPanel;
   for (int output = 0; output < linear.outputs; output += kPanel) {
-    int first = 0;
-    for (; first + kTile <= tokens; first += kTile) {
-      project_tile<Format, kTile>(linear, x, first, output, after);
+    for (int i = 0; i < tiles; ++i) {
+      const int first = part_of(tokens, i, tiles), stop = part_of(tokens, i + 1, tiles);
+      const int64_t ahead = i > 0 && i + 1 == tiles ? panel : 0;
+      project_any<Format, kTile>(linear, x, first, stop - first, output, ahead, after);
     }
-    project_rest<Format, kTile - 1>(linear, x, first, tokens - first, output, after);
   }
 }
 
@@ -673,10 +687,9 @@ class Pass {
     low_out_ = low_ + tokens * batch.columns;
     inner_ = has(kFfnDown) ? low_out_ + tokens * batch.columns : nullptr;
     own_ = space + sizes_.shared;
-    // as many blocks for each thread, of whole tiles but for the very last, none above kBlock
-    tiles_ = (batch.tokens + kTile - 1) / kTile;
-    const int each = (tiles_ * kTile + threads * kBlock - 1) / (threads * kBlock);
-    blocks_ = std::min(threads * each, tiles_);
+    // as many blocks for each thread, equal to a token, none above kBlock
+    const int each = (batch.tokens + threads * kBlock - 1) / (threads * kBlock);
+    blocks_ = std::min(threads * each, batch.tokens);
   }
 
   void run() {
@@ -693,7 +706,7 @@ class Pass {
   const Sizes sizes_;
   const int threads_;
   float *hidden_, *qkv_, *context_, *x1_, *low_in_, *low_, *low_out_, *inner_, *own_;
-  int tiles_, blocks_;
+  int blocks_;
 
   bool has(int site) const { return (batch_.sites >> site) & 1; }
   float* own() const { return own_ + omp_get_thread_num() * sizes_.own; }
@@ -706,8 +719,8 @@ class Pass {
   void blocks(Work work) const {
 #pragma omp for schedule(dynamic, 1)
     for (int i = 0; i < blocks_; ++i) {
-      const int first = i * tiles_ / blocks_ * kTile, stop = (i + 1) * tiles_ / blocks_ * kTile;
-      work(first, std::min(stop, batch_.tokens) - first);
+      const int first = part_of(batch_.tokens, i, blocks_);
+      work(first, part_of(batch_.tokens, i + 1, blocks_) - first);
     }
   }
 
