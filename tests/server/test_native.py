@@ -170,6 +170,18 @@ def test_a_rows_answer_is_the_same_to_the_bit_in_any_batch(
     assert are_equal(answers, [alone.run([rows[index]])[0] for index in chosen])
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_rows_that_run_in_groups_answer_as_alone(
+    encoder: Encoder, rows: list[Row], number: Number, threads: int
+) -> None:
+    longest = max(len(row.ids) for row in rows)
+    many = rows * 8  # enough that no row is a large part of a thread's work
+    assert sum(len(row.ids) for row in many) > 2 * 4 * threads * longest
+    alone = NativeRunner(encoder, number, threads=1)
+    expected = [alone.run([row])[0] for row in rows] * 8
+    assert are_equal(NativeRunner(encoder, number, threads=threads).run(many), expected)
+
+
 @pytest.mark.parametrize("field", ["ids", "type_ids"])
 def test_an_id_outside_its_table_is_refused(
     encoder: Encoder, rows: list[Row], number: Number, field: str

@@ -5,8 +5,10 @@
 // by the same operations in the same order whatever stands beside it, so a row's answer does not
 // depend on the batch to the last bit.
 //
-// A layer is a few phases with a barrier between them, because gates average over a whole row and
-// attention reads one. Within a phase threads take blocks of tokens, or pairs of row and head.
+// Gates average over a whole row and attention reads one; nothing else looks beyond its token. So a
+// thread either takes whole rows through all layers, or, where rows are long or few, a layer is a
+// few phases with a barrier between them, in which threads take blocks of tokens, or pairs of row
+// and head.
 // Nothing is allocated here: the caller brings the workspace.
 
 #include <immintrin.h>
@@ -24,6 +26,8 @@ constexpr int kLanes = 16;          // floats in a vector
 constexpr int kPanel = 2 * kLanes;  // outputs of a weight panel
 constexpr int kTile = 14;           // tokens of a register tile: 28 sums, 2 weights, 1 input
 constexpr int kBlock = 8 * kTile;   // most tokens of a block
+constexpr int kGroup = 6 * kTile;   // tokens of a group of rows, about
+constexpr int kShares = 4;          // a row may be one part in so many of a thread's work, to group
 constexpr int kQueries = 6;         // queries of an attention tile
 constexpr int kPad = kLanes;        // floats behind each row, so that rows fall into different sets
 
@@ -255,44 +259,87 @@ struct Epilogue {
   const float* coefficients;  // [token of the batch, columns]
 };
 
-inline void add_low_rank(const LowRank& part, const float* coefficients, int outputs, int output,
-                         bool is_pair, Vec& y0, Vec& y1) {
-  if (part.up == nullptr) return;
-  int first = 0, count = part.rank;
-  if (part.parts) {  // whole panels: the hidden size is a multiple of kPanel
-    first = part.part_start[output / (outputs / part.parts)];
-    count = first < 0 ? 0 : part.part_rank;
+// y[i][..] += coefficients[i] · up, for tokens of one adapter; `up` has `rows` rows.
+template <int tokens, int vectors>
+void raise_panel(const float* up, int64_t stride, int rows, const float* coefficients, int columns,
+                 float (*y)[kPanel]) {
+  Vec sums[tokens][vectors];
+#pragma GCC unroll 6
+  for (int t = 0; t < tokens; ++t) {
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) sums[t][v] = load(y[t] + v * kLanes);
   }
-  const float* up = part.up + static_cast<int64_t>(first) * outputs + output;
-  for (int r = 0; r < count; ++r, up += outputs) {
-    const Vec c = all(coefficients[first + r]);
-    y0 = _mm512_fmadd_ps(c, load(up), y0);
-    if (is_pair) y1 = _mm512_fmadd_ps(c, load(up + kLanes), y1);
+  for (int r = 0; r < rows; ++r, up += stride) {
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) {
+      const Vec row = load(up + v * kLanes);
+#pragma GCC unroll 6
+      for (int t = 0; t < tokens; ++t) {
+        sums[t][v] = _mm512_fmadd_ps(all(coefficients[t * columns + r]), row, sums[t][v]);
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (int t = 0; t < tokens; ++t) {
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) store(y[t] + v * kLanes, sums[t][v]);
   }
 }
 
-inline void put(const Epilogue& after, int64_t place, Vec y) {
-  if (after.activation >= 0) y = activate(after.activation, y);
-  if (after.residual) y = _mm512_add_ps(y, load(after.residual + place));
-  store(after.out + place, y);
+template <int tokens>
+void raise_panel_any(const float* up, int64_t stride, int rows, const float* coefficients,
+                     int columns, bool is_pair, int count, float (*y)[kPanel]) {
+  if constexpr (tokens > 0) {
+    if (count < tokens) {
+      return raise_panel_any<tokens - 1>(up, stride, rows, coefficients, columns, is_pair, count, y);
+    }
+    if (is_pair) return raise_panel<tokens, 2>(up, stride, rows, coefficients, columns, y);
+    raise_panel<tokens, 1>(up, stride, rows, coefficients, columns, y);
+  }
+}
+
+// Adds the low-rank components of a tile's tokens, adapter by adapter.
+void add_low_rank(const Epilogue& after, int outputs, int first, int tokens, int output,
+                  bool is_pair, float (*y)[kPanel]) {
+  constexpr int kTokens = 6;
+  const Batch& batch = *after.batch;
+  const int32_t* rows = batch.row_of_token + after.first_token + first;
+  for (int t = 0; t < tokens;) {
+    const Adapter* adapter = batch.adapters[rows[t]];
+    int stop = t + 1;
+    while (stop < tokens && batch.adapters[rows[stop]] == adapter) ++stop;
+    const LowRank& part = adapter->layers[after.layer].sites[after.site];
+    int begin = 0, count = part.up ? part.rank : 0;
+    if (part.up && part.parts) {  // whole panels: the hidden size is a multiple of kPanel
+      begin = part.part_start[output / (outputs / part.parts)];
+      count = begin < 0 ? 0 : part.part_rank;
+    }
+    const int steps = count ? (stop - t + kTokens - 1) / kTokens : 0;
+    const float* up = part.up + static_cast<int64_t>(begin) * outputs + output;
+    for (int i = 0; i < steps; ++i) {
+      const int at = t + part_of(stop - t, i, steps), end = t + part_of(stop - t, i + 1, steps);
+      const int64_t token = after.first_token + first + at;
+      raise_panel_any<kTokens>(up, outputs, count, after.coefficients + token * batch.columns + begin,
+                               batch.columns, is_pair, end - at, y + at);
+    }
+    t = stop;
+  }
 }
 
 // Not inlined: the registers of the product's loop stay free of it.
-__attribute__((noinline)) void finish_token(const Linear& linear, const Epilogue& after, int index,
-                                            int output, Vec y0, Vec y1) {
+__attribute__((noinline)) void finish_tile(const Linear& linear, const Epilogue& after, int first,
+                                           int tokens, int output, float (*y)[kPanel]) {
   const bool is_pair = linear.outputs - output >= kPanel;
-  y0 = _mm512_add_ps(y0, load(linear.bias + output));
-  y1 = _mm512_add_ps(y1, load(linear.bias + output + kLanes));
-  if (after.batch) {
-    const int token = after.first_token + index;
-    const Adapter& adapter = *after.batch->adapters[after.batch->row_of_token[token]];
-    add_low_rank(adapter.layers[after.layer].sites[after.site],
-                 after.coefficients + static_cast<int64_t>(token) * after.batch->columns,
-                 linear.outputs, output, is_pair, y0, y1);
+  if (after.batch) add_low_rank(after, linear.outputs, first, tokens, output, is_pair, y);
+  for (int t = 0; t < tokens; ++t) {
+    const int64_t place = static_cast<int64_t>(first + t) * after.out_stride + output;
+    for (int v = 0; v <= is_pair; ++v) {
+      Vec x = load(y[t] + v * kLanes);
+      if (after.activation >= 0) x = activate(after.activation, x);
+      if (after.residual) x = _mm512_add_ps(x, load(after.residual + place + v * kLanes));
+      store(after.out + place + v * kLanes, x);
+    }
   }
-  const int64_t place = static_cast<int64_t>(index) * after.out_stride + output;
-  put(after, place, y0);
-  if (is_pair) put(after, place + kLanes, y1);
 }
 
 // Meanwhile it fetches what stands `ahead` words behind the weights it multiplies.
@@ -328,13 +375,18 @@ void project_tile(const Linear& linear, const Operand& x, int first, int output,
 #pragma GCC unroll 14
     for (int i = 0; i < kBases; ++i) ++inputs[i];
   }
+  alignas(64) float y[tokens][kPanel];
 #pragma GCC unroll 14
   for (int t = 0; t < tokens; ++t) {
     const Scaling scaling = Format::kInputs > 1 ? x.scalings[first + t] : Scaling{};
-    finish_token(linear, after, first + t, output,
-                 Format::finish(linear, output, scaling, sums[t][0]),
-                 Format::finish(linear, output + kLanes, scaling, sums[t][1]));
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      const int place = output + v * kLanes;
+      const Vec product = Format::finish(linear, place, scaling, sums[t][v]);
+      store(y[t] + v * kLanes, _mm512_add_ps(product, load(linear.bias + place)));
+    }
   }
+  finish_tile(linear, after, first, tokens, output, y);
 }
 
 template <class Format, int tokens>
@@ -690,13 +742,24 @@ class Pass {
     // as many blocks for each thread, equal to a token, none above kBlock
     const int each = (batch.tokens + threads * kBlock - 1) / (threads * kBlock);
     blocks_ = std::min(threads * each, batch.tokens);
+    groups_ = can_group() ? threads * ((batch.tokens + threads * kGroup - 1) / (threads * kGroup)) : 0;
   }
 
+  // Where no row is long, a thread takes a group of rows through all layers: nobody waits, and what
+  // a layer leaves behind is still in the core's cache. Else threads share out every phase.
   void run() {
 #pragma omp parallel num_threads(threads_)
     {
-      blocks([&](int first, int count) { embed(first, count); });
-      for (int layer = 0; layer < encoder_.layer_count; ++layer) run_layer(layer);
+      if (groups_) {
+#pragma omp for schedule(dynamic, 1)
+        for (int i = 0; i < groups_; ++i) run_group(row_of_group(i), row_of_group(i + 1));
+      } else {
+        const auto each = [&](auto work) { share(work); };
+        each([&](int first, int count) { embed(first, count); });
+        for (int index = 0; index < encoder_.layer_count; ++index) {
+          run_layer(index, each, [&] { share_attention(index); });
+        }
+      }
     }
   }
 
@@ -706,7 +769,7 @@ class Pass {
   const Sizes sizes_;
   const int threads_;
   float *hidden_, *qkv_, *context_, *x1_, *low_in_, *low_, *low_out_, *inner_, *own_;
-  int blocks_;
+  int blocks_, groups_;
 
   bool has(int site) const { return (batch_.sites >> site) & 1; }
   float* own() const { return own_ + omp_get_thread_num() * sizes_.own; }
@@ -714,9 +777,42 @@ class Pass {
     return *batch_.adapters[batch_.row_of_token[token]];
   }
 
+  bool can_group() const {
+    for (int row = 0; row < batch_.rows; ++row) {
+      const int64_t tokens = batch_.starts[row + 1] - batch_.starts[row];
+      if (tokens * kShares * threads_ > batch_.tokens) return false;
+    }
+    return true;
+  }
+
+  int row_of_group(int group) const {
+    const int32_t* stop = batch_.starts + batch_.rows;
+    const int token = part_of(batch_.tokens, group, groups_);
+    return static_cast<int>(std::lower_bound(batch_.starts, stop, token) - batch_.starts);
+  }
+
+  void run_group(int first_row, int stop_row) {
+    const int start = batch_.starts[first_row], tokens = batch_.starts[stop_row] - start;
+    const int parts = (tokens + kBlock - 1) / kBlock;
+    const auto each = [&](auto work) {
+      for (int i = 0; i < parts; ++i) {
+        const int first = part_of(tokens, i, parts);
+        work(start + first, part_of(tokens, i + 1, parts) - first);
+      }
+    };
+    each([&](int first, int count) { embed(first, count); });
+    for (int index = 0; index < encoder_.layer_count; ++index) {
+      run_layer(index, each, [&] {
+        for (int row = first_row; row < stop_row; ++row) {
+          for (int head = 0; head < encoder_.heads; ++head) attend_head(index, row, head);
+        }
+      });
+    }
+  }
+
   // Ends with a barrier: the next phase may read what any thread wrote.
   template <class Work>
-  void blocks(Work work) const {
+  void share(Work work) const {
 #pragma omp for schedule(dynamic, 1)
     for (int i = 0; i < blocks_; ++i) {
       const int first = part_of(batch_.tokens, i, blocks_);
@@ -724,20 +820,25 @@ class Pass {
     }
   }
 
-  void run_layer(int index) {
-    const Layer& layer = encoder_.layers[index];
-    blocks([&](int first, int count) {
-      scale_low(low_in_, index, kAttentionIn, first, count);
-      product(layer.qkv, hidden_, sizes_.hidden, first, count,
-              {qkv_, sizes_.fused, nullptr, -1, nullptr, 0, index, kAttentionIn, low_in_});
-    });
-    attend(index);
+  void share_attention(int index) const {
+    const int heads = encoder_.heads, items = batch_.rows * heads;
+    // neighbours share memory: a thread takes a run of them
+    const int run = std::max(1, items / (8 * threads_));
+#pragma omp for schedule(dynamic, run)
+    for (int item = 0; item < items; ++item) attend_head(index, item / heads, item % heads);
+  }
+
+  // `each` calls its argument for blocks of tokens and returns when all are done.
+  template <class Each, class Attend>
+  void run_layer(int index, Each each, Attend attend) {
+    each([&](int first, int count) { qkv(index, first, count); });
+    attend();
     if (has(kAttentionOut)) {
-      blocks([&](int first, int count) {
+      each([&](int first, int count) {
         lower(context_, sizes_.hidden, encoder_.hidden, index, kAttentionOut, low_, first, count);
       });
     }
-    blocks([&](int first, int count) {
+    each([&](int first, int count) {
       attention_out(index, first, count);
       if (!has(kFfnUp)) {
         ffn_up(index, first, count);
@@ -745,21 +846,27 @@ class Pass {
       }
     });
     if (has(kFfnUp)) {
-      blocks([&](int first, int count) {
+      each([&](int first, int count) {
         lower(x1_, sizes_.hidden, encoder_.hidden, index, kFfnUp, low_, first, count);
       });
-      blocks([&](int first, int count) {
+      each([&](int first, int count) {
         ffn_up(index, first, count);
         if (!has(kFfnDown)) ffn_down(index, first, count);
       });
     }
     if (has(kFfnDown)) {
-      blocks([&](int first, int count) {
+      each([&](int first, int count) {
         lower(inner_, sizes_.inner, encoder_.intermediate, index, kFfnDown, low_, first, count);
       });
-      blocks([&](int first, int count) { ffn_down(index, first, count); });
+      each([&](int first, int count) { ffn_down(index, first, count); });
     }
-    blocks([&](int first, int count) { finish_layer(index, first, count); });
+    each([&](int first, int count) { finish_layer(index, first, count); });
+  }
+
+  void qkv(int index, int first, int count) {
+    scale_low(low_in_, index, kAttentionIn, first, count);
+    product(encoder_.layers[index].qkv, hidden_, sizes_.hidden, first, count,
+            {qkv_, sizes_.fused, nullptr, -1, nullptr, 0, index, kAttentionIn, low_in_});
   }
 
   void embed(int first, int count) {
@@ -850,14 +957,6 @@ class Pass {
     after.batch = has(after.site) ? &batch_ : nullptr;
     after.first_token = first;
     project<Format>(linear, operand, count, after);
-  }
-
-  void attend(int index) const {
-    const int heads = encoder_.heads, items = batch_.rows * heads;
-    // neighbours share memory: a thread takes a run of them
-    const int run = std::max(1, items / (8 * threads_));
-#pragma omp for schedule(dynamic, run)
-    for (int item = 0; item < items; ++item) attend_head(index, item / heads, item % heads);
   }
 
   void attend_head(int index, int row, int which) const {
