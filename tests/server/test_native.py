@@ -18,10 +18,18 @@ from upt_server.native.runner import NativeRunner
 from upt_server.runner import TorchRunner
 from upt_testing.adapters import CLASSIFICATION, tiny_spec
 from upt_testing.backbones import HIDDEN, write_tiny_backbone
-from upt_testing.mixtures import ALL_TARGETS, ROWS, mixed_rows, mixed_specs, random_row, ready
+from upt_testing.mixtures import (
+    ALL_TARGETS,
+    ROWS,
+    mixed_rows,
+    mixed_specs,
+    random_row,
+    ready,
+    torch_tensors,
+)
 from upt_zoo.backbone import Backbone, resolve_backbone
 from upt_zoo.catalogue import embedded_catalogue
-from upt_zoo.nn.adapter import PreparedAdapter
+from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.encoder import Encoder, load_encoder
 from upt_zoo.nn.packing import Row
 from upt_zoo.spec import Bottleneck, Family, Lora
@@ -180,6 +188,19 @@ def test_rows_that_run_in_groups_answer_as_alone(
     alone = NativeRunner(encoder, number, threads=1)
     expected = [alone.run([row])[0] for row in rows] * 8
     assert are_equal(NativeRunner(encoder, number, threads=threads).run(many), expected)
+
+
+def test_numbers_that_overflow_stay_visible_and_change_no_batch_mate(
+    encoder: Encoder, backbone: Backbone, rows: list[Row], number: Number
+) -> None:
+    spec = mixed_specs(backbone.identity)[-1]
+    tensors = {name: tensor * 1e37 for name, tensor in torch_tensors(spec, 0).items()}
+    overflowing = prepare(spec, tensors, dtype=torch.float32)
+    bad = Row(ids=rows[0].ids, type_ids=rows[0].type_ids, adapter=overflowing)
+    runner = NativeRunner(encoder, number, threads=2)
+    wrong, *others = runner.run([bad, *rows])
+    assert not np.isfinite(wrong).all()
+    assert are_equal(others, runner.run(rows))
 
 
 @pytest.mark.parametrize("field", ["ids", "type_ids"])

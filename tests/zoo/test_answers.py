@@ -18,7 +18,10 @@ from upt_zoo.answers import (
     ValueAnswer,
     answer,
     best_span,
+    best_spans,
+    span_logits,
 )
+from upt_zoo.errors import Corrupt
 from upt_zoo.spec import Head
 from upt_zoo.tokenization import TokenRow
 
@@ -111,6 +114,16 @@ def test_no_label_may_reach_the_threshold() -> None:
 def test_huge_logits_give_probabilities_of_0_and_1() -> None:
     assert label_of(CLASSIFICATION, -1e4, 1e4).scores == (0.0, 1.0)
     assert labels_of(MULTI_LABEL, -1e4, 1e4, 0.0).scores == (0.0, 1.0, 0.5)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("head", [CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN])
+def test_what_is_not_a_number_is_no_answer(head: Head, number: float) -> None:
+    shape = (2, 2) if head.kind == "span" else (head.outputs,)
+    logits = np.zeros(shape, np.float32)
+    logits[..., 0] = number
+    with pytest.raises(Corrupt, match="expected finite logits"):
+        answer(tiny_spec(head=head), ("q", "a film"), [row([None, (0, 1)])], [logits])
 
 
 def test_a_regression_answers_its_logit() -> None:
@@ -238,3 +251,30 @@ def _scores_of(
         ends = [i for i, offset in enumerate(offsets) if offset and offset[1] == found.end]
         scores += [float(seen[i, 0] + seen[j, 1]) for i in starts for j in ends]
     return scores
+
+
+def test_the_best_spans_are_ranked_over_all_windows() -> None:
+    first, second = window(WORDS[:5]), window(WORDS[3:])
+    given = [logits(first, {0: 9.0}, {0: 9.0}), logits(second, {5: 8.0}, {5: 8.0})]
+    spans = best_spans(CONTEXT, [first, second], given, 2)
+    assert [(each.start, each.end) for each in spans] == [(0, 3), (33, 35)]
+    assert spans[0] == best_span(CONTEXT, [first, second], given)
+    assert spans[0].score > spans[1].score
+
+
+def test_a_span_of_several_windows_counts_once() -> None:
+    first, second = window(WORDS[:5]), window(WORDS[3:])
+    given = [logits(first, {4: 5.0}, {4: 5.0}), logits(second, {1: 9.0}, {1: 9.0})]
+    spans = best_spans(CONTEXT, [first, second], given, 1000)
+    assert len({(each.start, each.end) for each in spans}) == len(spans)
+    assert (spans[0].start, spans[0].end) == WORDS[4]
+    assert sum(each.score for each in spans) == pytest.approx(1, abs=1e-5)
+    assert span_logits(spans[0], [first, second], given) == (9.0, 9.0)
+
+
+def test_no_span_has_no_logits() -> None:
+    empty = window([])
+    given = [logits(empty, {}, {})]
+    (span,) = best_spans("", [empty], given, 3)
+    assert span == best_span("", [empty], given)
+    assert span_logits(span, [empty], given) is None

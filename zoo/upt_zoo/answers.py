@@ -5,11 +5,13 @@ Pure: numpy arrays in, frozen values out.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from upt_zoo.errors import Corrupt
 from upt_zoo.spec import AdapterSpec, Head
 from upt_zoo.tokenization import TokenRow
 
@@ -65,17 +67,24 @@ def answer(
     """Turn the logits of an input's rows into its answer.
 
     ``logits[i]`` belongs to ``rows[i]``: [outputs], or [token, 2] for spans.
+
+    Raises:
+        Corrupt: a logit is not finite: the adapter's numbers are too large for this backbone.
     """
+    if not all(np.isfinite(values).all() for values in logits):
+        raise Corrupt(
+            "expected finite logits, got others: the adapter's numbers overflow; train it again, "
+            "or serve another version"
+        )
     if spec.head.kind == "span":
-        temperature = np.float32(spec.head.temperature)
-        return best_span(texts[1], rows, [values / temperature for values in logits])
+        return best_span(texts[1], rows, scaled(spec.head, logits))
     (values,) = logits
     if spec.head.kind == "regression":
         return ValueAnswer(value=float(values[0]))
     labels = spec.head.labels or ()
     if spec.head.kind == "multi_label":
         return _label_set(spec.head, labels, values)
-    scores = _softmax(values / np.float32(spec.head.temperature))
+    scores = _softmax(scaled(spec.head, logits)[0])
     index = int(np.argmax(scores))
     return LabelAnswer(
         label=labels[index],
@@ -85,21 +94,59 @@ def answer(
     )
 
 
+def scaled(head: Head, logits: Sequence[Logits]) -> list[Logits]:
+    """Divide logits by the head's temperature."""
+    return [values / np.float32(head.temperature) for values in logits]
+
+
 def best_span(context: str, rows: Sequence[TokenRow], logits: Sequence[Logits]) -> SpanAnswer:
     """Return the best span over all windows by start logit + end logit.
 
     An empty context, or one without a single token, gives the empty span at 0.
+    """
+    return best_spans(context, rows, logits, 1)[0]
+
+
+def best_spans(
+    context: str, rows: Sequence[TokenRow], logits: Sequence[Logits], count: int
+) -> tuple[SpanAnswer, ...]:
+    """Return the ``count`` best spans over all windows, best first; never none.
+
+    Each window brings its 20 best; a span that several windows have counts once, by its best score.
     """
     candidates: dict[tuple[int, int], float] = {}
     for row, values in zip(rows, logits, strict=True):
         for span, score in _window_spans(row, values):  # windows overlap: a span may come twice
             candidates[span] = max(score, candidates.get(span, score))
     if not candidates:
-        return SpanAnswer(text="", start=0, end=0, score=0.0)
+        return (SpanAnswer(text="", start=0, end=0, score=0.0),)
+    spans = list(candidates)
     scores = _softmax(np.array(list(candidates.values()), dtype=np.float32))
-    best = int(np.argmax(scores))
-    start, end = list(candidates)[best]
-    return SpanAnswer(text=context[start:end], start=start, end=end, score=float(scores[best]))
+    return tuple(
+        SpanAnswer(
+            text=context[slice(*spans[place])],
+            start=spans[place][0],
+            end=spans[place][1],
+            score=float(scores[place]),
+        )
+        for place in np.argsort(-scores, kind="stable")[:count]
+    )
+
+
+def span_logits(
+    span: SpanAnswer, rows: Sequence[TokenRow], logits: Sequence[Logits]
+) -> tuple[float, float] | None:
+    """Return the span's start and end logit in the window that scores it best; None for no span."""
+    best: tuple[float, float] | None = None
+    for row, values in zip(rows, logits, strict=True):
+        offsets = [(-1, -1) if offset is None else offset for offset in row.offsets or ()]
+        starts = [place for place, (start, _) in enumerate(offsets) if start == span.start]
+        ends = [place for place, (_, end) in enumerate(offsets) if end == span.end]
+        for first, last in product(starts, ends):
+            pair = float(values[first, 0]), float(values[last, 1])
+            if first <= last and (best is None or sum(pair) > sum(best)):
+                best = pair
+    return best
 
 
 def _window_spans(row: TokenRow, logits: Logits) -> list[tuple[tuple[int, int], float]]:

@@ -114,8 +114,9 @@ inline int round_up(int value, int multiple) { return (value + multiple - 1) / m
 // ---- functions of one number ---------------------------------------------------------------
 
 // 2^n · p(r) with |r| ≤ ln 2 / 2; the relative error is below 2e-7.
+// Where one operand of max or min is no number the second is returned: x stands there, to stay NaN.
 inline Vec exponential(Vec x) {
-  x = _mm512_max_ps(_mm512_min_ps(x, all(88.0f)), all(-87.0f));
+  x = _mm512_max_ps(all(-87.0f), _mm512_min_ps(all(88.0f), x));
   const Vec n = _mm512_roundscale_ps(_mm512_mul_ps(x, all(1.44269504f)), 0);
   Vec r = _mm512_fnmadd_ps(n, all(0.693359375f), x);
   r = _mm512_fnmadd_ps(n, all(-2.12194440e-4f), r);
@@ -159,7 +160,7 @@ inline Vec activate(int32_t kind, Vec x) {
   const Vec half = _mm512_mul_ps(x, all(0.5f));
   switch (kind) {
     case kRelu:
-      return _mm512_max_ps(x, _mm512_setzero_ps());
+      return _mm512_max_ps(_mm512_setzero_ps(), x);
     case kGelu:
       return _mm512_fmadd_ps(half, error_function(_mm512_mul_ps(x, all(0.70710678f))), half);
     case kSilu:
