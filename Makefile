@@ -4,6 +4,7 @@
 VENV ?= .venv
 PROTOS_VENV ?= .venv-protos
 TRITON_VENV ?= .venv-triton
+HUB_VENV ?= .venv-hub
 BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -13,6 +14,7 @@ SETUP := $(VENV)/.upt-installed
 KERNEL := server/upt_server/native/kernel.cpp
 PROTOS_SETUP := $(PROTOS_VENV)/.upt-installed
 TRITON_SETUP := $(TRITON_VENV)/.upt-installed
+HUB_SETUP := $(HUB_VENV)/.upt-installed
 BENCH ?=
 
 .DEFAULT_GOAL := help
@@ -35,8 +37,9 @@ fix: $(SETUP) ## Mend what ruff can mend
 	$(BIN)/ruff format .
 
 # one thread: on busy cores several wait for each other (twice as long), on idle ones they gain nothing
-test: $(SETUP) $(TRITON_SETUP) ## Run all tests; the branch coverage of zoo and server is gated
-	TRITON_VENV=$(TRITON_VENV) OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q --cov --cov-report=
+test: $(SETUP) $(TRITON_SETUP) $(HUB_SETUP) ## Run all tests; the branch coverage of zoo and server is gated
+	TRITON_VENV=$(TRITON_VENV) HUB_VENV=$(HUB_VENV) OMP_NUM_THREADS=1 \
+	  $(PYTHON) -m pytest -q --cov --cov-report=
 	$(BIN)/coverage report --include='zoo/*,server/*' --fail-under=$(COVERAGE_GATE)
 
 test-gpu: $(SETUP) ## Run the tests that need a GPU
@@ -52,7 +55,7 @@ demo: $(SETUP) ## Show upt at work on this machine
 	$(PYTHON) demo.py
 
 clean: ## Remove caches and results of checks; the virtual environment stays
-	rm -rf $(PROTOS_VENV) $(TRITON_VENV) build dist .coverage .coverage.* \
+	rm -rf $(PROTOS_VENV) $(TRITON_VENV) $(HUB_VENV) build dist .coverage .coverage.* \
 	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # torch comes first and alone: a package that asks for any torch then finds this one
@@ -70,4 +73,9 @@ $(PROTOS_SETUP): protos/requirements.txt
 $(TRITON_SETUP): tests/e2e/requirements-triton.txt
 	test -x $(TRITON_VENV)/bin/python || python3 -m venv $(TRITON_VENV)
 	$(TRITON_VENV)/bin/python $(INSTALL) -r tests/e2e/requirements-triton.txt
+	touch $@
+
+$(HUB_SETUP): tests/zoo/requirements-hub.txt
+	test -x $(HUB_VENV)/bin/python || python3 -m venv $(HUB_VENV)
+	$(HUB_VENV)/bin/python $(INSTALL) -r tests/zoo/requirements-hub.txt
 	touch $@

@@ -10,8 +10,8 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HUB_CACHE"] = os.devnull
-for name in ("UPT_ZOO_HOME", "UPT_ZOO_REMOTES", "UPT_ZOO_OFFLINE"):
+os.environ["HF_HUB_CACHE"] = os.environ["HF_TOKEN_PATH"] = os.devnull
+for name in ("HF_TOKEN", "HF_ENDPOINT", "UPT_ZOO_HOME", "UPT_ZOO_REMOTES", "UPT_ZOO_OFFLINE"):
     os.environ.pop(name, None)
 install_import_hook("upt_zoo.nn", "beartype.beartype")
 settings.register_profile("fuzz", max_examples=100_000, deadline=None)  # see CONTRIBUTING.md

@@ -1,14 +1,11 @@
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from parity.foreign import CHECKPOINTS
 from parity.foreign_backbones import write_pooled_backbone
-from upt_zoo import cli
+from upt_testing.commands import Run
 from upt_zoo.backbone import Backbone
 from upt_zoo.local.store import Store
 from upt_zoo.references import Reference
@@ -17,40 +14,9 @@ QV = str(CHECKPOINTS / "peft" / "bert-qv")
 UNIPELT = str(CHECKPOINTS / "adapterhub" / "bert-unipelt")
 
 
-@dataclass(frozen=True)
-class Result:
-    code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return write_pooled_backbone(tmp_path_factory.mktemp("backbone"), "bert")
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
-
-
-@pytest.fixture
-def run(home: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run upt-zoo in this process with a home of its own."""
-    monkeypatch.setenv("UPT_ZOO_HOME", str(home.root))
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["upt-zoo", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        output = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return Result(code=caught.value.code, stdout=output.out, stderr=output.err)
-
-    return run
 
 
 def test_a_checkpoint_of_peft_is_published(run: Run, home: Store, backbone: Backbone) -> None:

@@ -1,6 +1,5 @@
 """Against a real registry: Debian's docker-registry, and skopeo beside us."""
 
-import io
 import json
 import os
 import stat
@@ -8,8 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from upt_testing.adapters import LORA, random_tensors, tiny_spec
+from upt_testing.commands import Run
 from upt_testing.registries import (
     Certificate,
     Registry,
@@ -27,7 +26,6 @@ from upt_testing.registries import (
     running_registry,
     sign_token,
 )
-from upt_zoo import cli
 from upt_zoo.errors import AdapterNotFound, Conflict, InvalidInput
 from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.references import Reference
@@ -58,11 +56,6 @@ def remote(registry: Registry) -> str:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "zoo")
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
 
 
 def publish(store: Store, *, name: str = "tiny", seed: int = 0, version: str) -> StoredAdapter:
@@ -147,38 +140,6 @@ def test_pulling_mends_what_is_damaged_and_loads_no_more(
 # Who we are
 
 
-@dataclass(frozen=True)
-class Result:
-    code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(
-    home: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """Run upt-zoo in this process with a home and a configuration of its own."""
-    monkeypatch.setenv("UPT_ZOO_HOME", str(home.root))
-    folder = tmp_path / "config" / "upt"
-    monkeypatch.setattr("platformdirs.user_config_path", lambda *_, **__: folder)
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-
-    def run(*arguments: str, stdin: str = "") -> Result:
-        monkeypatch.setattr(sys, "argv", ["upt-zoo", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        output = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return Result(code=caught.value.code, stdout=output.out, stderr=output.err)
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A registry that lets in alice with her password."""
@@ -251,6 +212,23 @@ def test_a_login_keeps_the_others_and_is_not_needed_where_all_may_enter(
     assert found == Credentials(username="bob", password="b:c")
     assert read_credentials(guarded.host, [tmp_path / "none", path]) is not None
     assert "b:c" not in repr(found)
+
+
+def test_logout_forgets_one_password_and_tells_of_dockers(run: Run, config: Path) -> None:
+    path, docker = config.with_name("credentials.json"), config.parents[2] / "docker"
+    for host in ("here:5000", "elsewhere"):
+        save_credentials(host, Credentials(username="bob", password="b"), path)
+    result = run("logout", "here:5000")
+    assert (result.code, result.stdout, result.stderr) == (0, "", "forgot here:5000\n")
+    assert read_credentials("here:5000", [path]) is None
+    assert read_credentials("elsewhere", [path]) is not None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    docker.mkdir()
+    save_credentials("there", Credentials(username="bob", password="b"), docker / "config.json")
+    assert run("logout", "there").stderr.splitlines() == [
+        "nothing is kept of there",
+        "Docker's config.json still names a password for there",
+    ]
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"auths": {"h": {"auth": "%"}}}'])
@@ -407,7 +385,9 @@ def test_skopeo_copies_the_store_to_the_registry_and_back(
     assert blobs(copy) == blobs(home)
     result = run("verify", "--home", str(copy.root), "--json")
     assert result.code == 0
-    assert json.loads(result.stdout) == [{"reference": "tiny:1.0.0", "damage": None}]
+    assert json.loads(result.stdout) == [
+        {"reference": "tiny:1.0.0", "damage": None, "signer": None}
+    ]
     assert pull(Store(tmp_path / "a"), f"oci://{there}") == stored
     assert pull(Store(tmp_path / "b"), f"{copy.root.as_uri()}/tiny") == stored
 

@@ -1,17 +1,15 @@
 """Which remotes are asked, bundles, and pushing to directories."""
 
-import io
 import json
-import sys
 import tarfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from upt_testing.adapters import LORA, random_tensors, tiny_spec
-from upt_zoo import catalogue, cli
+from upt_testing.commands import Run
+from upt_zoo import catalogue
 from upt_zoo.catalogue import remote_store
 from upt_zoo.errors import InvalidInput, InvalidReference
 from upt_zoo.local.store import Store, StoredAdapter
@@ -19,47 +17,6 @@ from upt_zoo.references import Reference
 from upt_zoo.remote.remotes import Remotes
 
 OCI = "oci://127.0.0.1:1/team"  # nobody listens there
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
-
-
-@pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file remotes.toml, which does not exist yet."""
-    monkeypatch.setattr("platformdirs.user_config_path", lambda *_, **__: tmp_path)
-    return tmp_path / "remotes.toml"
-
-
-@pytest.fixture
-def run(
-    home: Store, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """Run upt-zoo in this process with a home and a configuration of its own."""
-    monkeypatch.setenv("UPT_ZOO_HOME", str(home.root))
-
-    def run(*arguments: str, stdin: str = "") -> Result:
-        monkeypatch.setattr(sys, "argv", ["upt-zoo", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        output = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return Result(code=caught.value.code, stdout=output.out, stderr=output.err)
-
-    return run
 
 
 def publish(

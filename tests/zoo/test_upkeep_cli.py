@@ -1,50 +1,13 @@
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from upt_testing.adapters import LORA, random_tensors, tiny_spec
+from upt_testing.commands import Run
 from upt_testing.stores import age, blob_names, publish
-from upt_zoo import catalogue, cli
 from upt_zoo.local.store import Store
 from upt_zoo.tensors import write_tensors
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
-
-
-@pytest.fixture
-def run(home: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run upt-zoo in this process with an embedded catalogue and a home of its own."""
-    monkeypatch.setenv("UPT_ZOO_HOME", str(home.root))
-    monkeypatch.setenv("COLUMNS", "160")
-    embedded = Store(home.root.with_name("embedded"), is_read_only=True)
-    monkeypatch.setattr(catalogue, "embedded_catalogue", lambda: embedded)
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["upt-zoo", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        output = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return Result(code=caught.value.code, stdout=output.out, stderr=output.err)
-
-    return run
 
 
 def two_versions(home: Store) -> None:

@@ -2,8 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,48 +17,13 @@ from upt_testing.adapters import (
     random_tensors,
     tiny_spec,
 )
-from upt_zoo import catalogue, cli, terminal
+from upt_testing.commands import Run
+from upt_zoo import terminal
 from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.spec import AdapterSpec
 
 SPEC = tiny_spec(lora=LORA, prefix=PREFIX, bottleneck=BOTTLENECK, prompt=PROMPT)
 CARD = "# Tiny\n\nIt tells \x1b[31mgood from bad.\n"
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
-
-
-@pytest.fixture
-def run(home: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run upt-zoo in this process with an empty embedded catalogue and a home of its own."""
-    monkeypatch.setenv("UPT_ZOO_HOME", str(home.root))
-    monkeypatch.setenv("COLUMNS", "120")
-    folder = home.root.with_name("config")
-    monkeypatch.setattr("platformdirs.user_config_path", lambda *_, **__: folder)
-    empty = Store(home.root.with_name("embedded"), is_read_only=True)
-    monkeypatch.setattr(catalogue, "embedded_catalogue", lambda: empty)
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["upt-zoo", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        output = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return Result(code=caught.value.code, stdout=output.out, stderr=output.err)
-
-    return run
 
 
 def publish(store: Store, spec: AdapterSpec = SPEC, seed: int = 0) -> StoredAdapter:
@@ -213,7 +176,7 @@ def test_verify_names_the_damaged_adapter_and_fails(run: Run, home: Store) -> No
     ("arguments", "code", "message"),
     [
         (["show", "../x"], 64, "reference '../x': expected"),
-        (["pull", "hf://team/tiny"], 64, "remote 'hf://team': expected embedded or file"),
+        (["pull", "elsewhere/tiny"], 64, "remote 'elsewhere': expected embedded or file"),
         (["show", "tinny"], 66, "did you mean tiny?"),
         (["verify", "tiny:9.9.9"], 66, "it has 1.0.0"),
         (["pull", "nothing"], 66, "upt-zoo ls --catalogue"),

@@ -15,6 +15,9 @@ and what to do. The edges (command line, RPC) translate the class, never the tex
     │   └── DataNotFound
     ├── Conflict                the name is taken by other bytes
     ├── Corrupt                 bytes do not match their digest or their format
+    │   └── Untrusted           not signed by a key that is trusted
+    ├── Forbidden               who calls may not do this
+    │   └── Unauthenticated     and is not known
     ├── Overloaded              no room; try again later
     └── Unavailable             starting, draining or loading; try again later
 """
@@ -66,6 +69,18 @@ class Conflict(UptError):
 
 class Corrupt(UptError):
     """Bytes do not match their digest, their layout or their format."""
+
+
+class Untrusted(Corrupt):
+    """An adapter is not signed, or not by a key that is trusted."""
+
+
+class Forbidden(UptError):
+    """The caller's credentials do not allow this."""
+
+
+class Unauthenticated(Forbidden):
+    """Credentials are missing or wrong."""
 
 
 class Overloaded(UptError):

@@ -32,6 +32,7 @@ _REMOTE_URL = re.compile(r"(?:file|oci|hf)://\S+")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")  # one part of its path
+_HUB_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")  # of an owner or a repository
 _VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}")
 _NAME = TypeAdapter[str](Name)
 _DIGEST = TypeAdapter[str](Digest)
@@ -127,6 +128,23 @@ def registry_host(remote: str) -> str:
     """
     repository_prefix(remote)
     return urlsplit(remote).netloc
+
+
+def hub_repository(remote: str, name: str) -> str:
+    """Return the Hub's ``owner/repository`` of the adapter ``name``.
+
+    At ``hf://owner`` the repository has the adapter's name, at ``hf://owner/repository`` its own.
+
+    Raises:
+        InvalidReference: not such a remote.
+    """
+    owner, *named = remote.removeprefix("hf://").split("/")
+    parts = [owner, *(named or [name])]
+    if not remote.startswith("hf://") or len(parts) > 2 or not all(map(_HUB_NAME.fullmatch, parts)):
+        raise InvalidReference(
+            f"remote {remote!r}: expected hf://owner or hf://owner/repository, as on the Hub"
+        )
+    return "/".join(parts)
 
 
 def _is_remote(text: str) -> bool:

@@ -7,6 +7,7 @@ Sources: GLUE (Wang et al. 2018); "Don't Stop Pretraining" (Gururangan et al. 20
 tasks; Cohan et al. 2019 (CSAbstruct); SQuAD (Rajpurkar et al. 2016).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,8 +36,16 @@ class HubSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileSource:
+    """Files of a task that is not in the catalogue: one a split, and the column of the answers."""
+
+    paths: Mapping[str, str]
+    gold: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A task of the catalogue.
+    """A task of the catalogue, or a user's own.
 
     ``backbone_overlap`` says how the embedded backbone's own training data touch this task.
     """
@@ -53,7 +62,9 @@ class Task:
     max_tokens: int = 128
     stride: int | None = None
     hub: HubSource | None = None
+    files: FileSource | None = None
     backbone_overlap: str | None = None
+    adapter_licence: str = "Apache-2.0"
 
     def input(self, *, max_tokens: int | None = None) -> TaskInput:
         """Return the input part of an adapter's spec."""

@@ -9,18 +9,19 @@ Exit codes (those of sysexits.h, 2 for a wrong command line):
     65  Corrupt                             66  NotFound
     69  Unavailable                         70  anything that is a fault of upt
     73  Conflict                            74  the operating system refused (OSError)
-    75  Overloaded
+    75  Overloaded                          77  Forbidden
 """
 
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import typer
 
 from upt_zoo.errors import (
     Conflict,
     Corrupt,
+    Forbidden,
     InvalidInput,
     NotFound,
     Overloaded,
@@ -38,6 +39,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     Conflict: 73,
     OSError: 74,
     Overloaded: 75,
+    Forbidden: 77,
 }
 
 
@@ -79,6 +81,11 @@ def print_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> 
 def format_size(size_bytes: int) -> str:
     """Spell a size for people."""
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} kB"
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Spell metrics for people; they are in percent."""
+    return ", ".join(f"{name} {value:.1f}" for name, value in sorted(metrics.items()))
 
 
 def printable(text: str) -> str:

@@ -22,7 +22,12 @@ def add_interop_commands(app: typer.Typer) -> None:
 
 def import_adapter(
     library: LibraryName,
-    path: Annotated[Path, typer.Argument(help="Directory of the checkpoint.", file_okay=False)],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="Directory of the checkpoint, or hf://owner/repository[@revision] on the Hub."
+        ),
+    ],
     task: Annotated[
         str, typer.Option(help="What it does; one of the catalogue's tasks gives the rest.")
     ],
@@ -72,12 +77,16 @@ def import_adapter(
         data_licence=data_licence,
         licence=licence,
     )
+    remotes, directory, source = read_remotes(offline=offline), Path(path), None
+    if path.startswith("hf://"):
+        directory, source = remotes.fetch_checkpoint(path)
     found = import_checkpoint(
         Library(library),
-        path,
+        directory,
         choices,
         backbone=backbone,
-        is_offline=read_remotes(offline=offline).is_offline,
+        is_offline=remotes.is_offline,
+        source=source,
     )
     store = home_store(home)
     stored = store.publish(found.spec, found.tensors, found.card, version=version)

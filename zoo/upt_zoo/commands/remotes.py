@@ -1,4 +1,4 @@
-"""The commands that talk to remotes: ``push``, ``bundle`` and ``login``."""
+"""The commands that talk to remotes: ``push``, ``bundle``, ``login`` and ``logout``."""
 
 import os
 import sys
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from upt_zoo.commands.bars import progress_bars
 from upt_zoo.options import Adapter, AsJson, Home, Offline, print_json
+from upt_zoo.progress import Report, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,19 +21,20 @@ if TYPE_CHECKING:
 
 def add_remote_commands(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (push, bundle, login):
+    for command in (push, bundle, login, logout):
         app.command()(command)
 
 
-def read_remotes(*, offline: bool) -> "Remotes":
-    """Read the user's settings of remotes.
+def read_remotes(*, offline: bool, report: Report = silent) -> "Remotes":
+    """Read the user's settings of remotes; ``report`` is told how far transfers have come.
 
     Raises:
         InvalidInput: a setting is unknown, malformed, or contradicts another one.
     """
     from upt_zoo.remote.remotes import Remotes
 
-    return Remotes.read({**os.environ, **({"UPT_ZOO_OFFLINE": "1"} if offline else {})})
+    environment = {**os.environ, **({"UPT_ZOO_OFFLINE": "1"} if offline else {})}
+    return Remotes.read(environment, report=report)
 
 
 def store_of(
@@ -48,7 +51,10 @@ def store_of(
 def push(
     ref: Adapter,
     remote: Annotated[
-        str, typer.Argument(metavar="REMOTE", help="oci://host[:port]/prefix or file:///directory")
+        str,
+        typer.Argument(
+            metavar="REMOTE", help="oci://host[:port]/prefix, hf://owner or file:///directory"
+        ),
     ],
     home: Home = None,
     offline: Offline = False,
@@ -61,8 +67,10 @@ def push(
     from upt_zoo.catalogue import home_store
     from upt_zoo.references import Reference
 
-    reference = _local(Reference.parse(ref))
-    stored = read_remotes(offline=offline).push(reference, home_store(home), remote)
+    reference = local_reference(Reference.parse(ref))
+    with progress_bars() as report:
+        remotes = read_remotes(offline=offline, report=report)
+        stored = remotes.push(reference, home_store(home), remote)
     typer.echo(f"pushed {stored.reference} to {remote}", err=True)
     _print_digests([stored], as_json=as_json)
 
@@ -81,8 +89,9 @@ def bundle(
     from upt_zoo.references import Reference
     from upt_zoo.remote.bundle import write_bundle
 
-    references = [_local(Reference.parse(ref)) for ref in refs]
-    stored = write_bundle(home_store(home), references, out)
+    references = [local_reference(Reference.parse(ref)) for ref in refs]
+    with progress_bars() as report:
+        stored = write_bundle(home_store(home), references, out, report=report)
     typer.echo(f"wrote {out}", err=True)
     _print_digests(stored, as_json=as_json)
 
@@ -120,7 +129,28 @@ def login(
     typer.echo(f"{username} may use {host}", err=True)
 
 
-def _local(reference: "Reference") -> "Reference":
+def logout(
+    host: Annotated[str, typer.Argument(metavar="HOST", help="host[:port] of a registry")],
+) -> None:
+    """Forget the name and password that login keeps for a registry; nothing is sent.
+
+    What Docker's config.json holds stays.
+    """
+    from upt_zoo.remote.credentials import drop_credentials, read_credentials
+    from upt_zoo.remote.remotes import credentials_path
+
+    is_dropped = drop_credentials(host, credentials_path())
+    typer.echo(f"{'forgot' if is_dropped else 'nothing is kept of'} {host}", err=True)
+    if read_credentials(host, read_remotes(offline=True).credential_files):
+        typer.echo(f"Docker's config.json still names a password for {host}", err=True)
+
+
+def local_reference(reference: "Reference") -> "Reference":
+    """Return a reference that has no remote.
+
+    Raises:
+        InvalidReference: it has one.
+    """
     from upt_zoo.errors import InvalidReference
 
     if reference.remote is not None:

@@ -47,10 +47,12 @@ def import_checkpoint(
     *,
     backbone: str | None = None,
     is_offline: bool = False,
+    source: str | None = None,
 ) -> Checkpoint:
     """Read a checkpoint; nothing is written.
 
     ``backbone`` is a directory or a name of the hub; None is the one that the checkpoint names.
+    ``source`` is where the directory comes from, for the lineage.
 
     Raises:
         BackboneNotFound: the backbone is not there.
@@ -67,6 +69,8 @@ def import_checkpoint(
     with refusing_values():
         parts = _read_parts(library, directory, config, found)
     origin: dict[str, JsonValue] = {"imported_from": library.value, "config": dict(config.values)}
+    if source is not None:
+        origin["source"] = source
     spec = draft_spec(parts, found, choices, origin)
     return Checkpoint(spec=spec, tensors=parts.tensors, card=write_card(spec, library.value))
 

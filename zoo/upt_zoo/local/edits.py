@@ -17,6 +17,13 @@ from upt_zoo.manifest import (
     Index,
 )
 from upt_zoo.references import is_alias
+from upt_zoo.signatures import (
+    SIGNATURES,
+    Signature,
+    format_signatures,
+    of_digest,
+    parse_signatures,
+)
 
 
 def set_alias(index: Index, target: Listed, event: Event) -> Index:
@@ -71,6 +78,26 @@ def set_yanked(index: Index, target: Listed, event: Event) -> Index:
 
     entries = (marked(each) for each in index.manifests)
     return _with_events(_with_entries(index, entries), target.name, [event])
+
+
+def add_signatures(index: Index, target: Listed, signatures: Iterable[Signature]) -> Index:
+    """Note signatures of a version, those first; the same index if there is none to be added.
+
+    Raises:
+        Corrupt: what the index says of its signatures cannot be read.
+    """
+    known = parse_signatures(target.annotations.get(SIGNATURES))
+    added = [each for each in of_digest(signatures, target.digest) if each not in known]
+    if not added:
+        return index
+    text = format_signatures(of_digest([*added, *known], target.digest))
+
+    def signed(entry: Descriptor) -> Descriptor:
+        if entry.digest != target.digest or entry.annotations != target.annotations:
+            return entry
+        return entry.model_copy(update={"annotations": {**target.annotations, SIGNATURES: text}})
+
+    return _with_entries(index, (signed(each) for each in index.manifests))
 
 
 def drop_version(index: Index, target: Listed, events: Iterable[Event]) -> Index:

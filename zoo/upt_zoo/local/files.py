@@ -120,6 +120,15 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(directory: Path) -> None:
+    """Make a directory and all above it that are missing, durably."""
+    if directory.is_dir():
+        return
+    make_directory(directory.parent)
+    directory.mkdir(exist_ok=True)
+    sync_directory(directory.parent)
+
+
 @contextmanager
 def locked(path: Path, *, timeout_s: float) -> Iterator[bool]:
     """Hold the exclusive lock of a file; True if the last holder was killed.

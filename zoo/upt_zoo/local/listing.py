@@ -14,6 +14,7 @@ from upt_zoo.errors import Corrupt
 from upt_zoo.local.history import Event, parse_events
 from upt_zoo.manifest import ARTIFACT_TYPE, TITLE, VERSION, Descriptor, Index
 from upt_zoo.references import Reference, is_alias, is_version, newest, version_order
+from upt_zoo.signatures import SIGNATURES, Signature, parse_signatures
 from upt_zoo.spec import AdapterSpec, Name
 
 CREATED = "org.opencontainers.image.created"
@@ -70,6 +71,15 @@ class Listed:
     def yanked(self) -> str | None:
         """When it was yanked, RFC 3339; None if it is not."""
         return self.annotations.get(YANKED)
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """Who says to have signed it; what that is worth, a key tells.
+
+        Raises:
+            Corrupt: the entry does not say it readably.
+        """
+        return parse_signatures(self.annotations.get(SIGNATURES))
 
     @property
     def summary(self) -> Summary | None:

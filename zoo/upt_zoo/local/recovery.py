@@ -2,8 +2,8 @@
 
 Every whole adapter among the blobs is listed, but for versions of which the old index says that
 they were removed. What blobs do not hold comes from the old index, as far as that can be read:
-aliases, yanked versions, times, the history, and the entries of other tools. An entry that another
-tool wrote for one of our manifests, ``name--alias``, becomes an alias again.
+aliases, yanked versions, times, signatures, the history, and the entries of other tools. An entry
+that another tool wrote for one of our manifests, ``name--alias``, becomes an alias again.
 """
 
 import json
@@ -31,6 +31,7 @@ from upt_zoo.manifest import (
     entry_of,
 )
 from upt_zoo.references import version_order
+from upt_zoo.signatures import SIGNATURES
 from upt_zoo.spec import AdapterSpec
 
 _ENTRIES = TypeAdapter(Descriptor)
@@ -182,7 +183,7 @@ def _index_of(
     for key, each in found.items():
         listed = before.get(key)
         known = listed.annotations if listed and listed.digest == each.digest else {}
-        kept = {note: known[note] for note in (CREATED, YANKED) if note in known}
+        kept = {note: known[note] for note in (CREATED, YANKED, SIGNATURES) if note in known}
         notes = {CREATED: each.created} | kept | each.summary.to_annotations()
         entries.append(entry_of(each.manifest, notes))
     versions = {entry.digest: read_entry(entry) for entry in entries}

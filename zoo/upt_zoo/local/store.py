@@ -16,7 +16,6 @@ digest when it is read. The store knows no remotes (``upt_zoo.catalogue``), move
 Source: OCI image specification 1.1, image-layout.md.
 """
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -32,9 +31,18 @@ from upt_zoo.errors import (
     InvalidSpec,
 )
 from upt_zoo.layout import check_shapes
+from upt_zoo.local.close_names import close_names
 from upt_zoo.local.draft import Draft
-from upt_zoo.local.edits import alias_entry, alias_of
-from upt_zoo.local.files import FileBatch, holds, locked, read_file, replace_file, sync_directory
+from upt_zoo.local.edits import add_signatures, alias_entry, alias_of
+from upt_zoo.local.files import (
+    FileBatch,
+    holds,
+    locked,
+    make_directory,
+    read_file,
+    replace_file,
+    sync_directory,
+)
 from upt_zoo.local.leases import leased
 from upt_zoo.local.listing import CREATED, YANKED, Listed, Listing, Summary, read_entry
 from upt_zoo.manifest import (
@@ -47,7 +55,8 @@ from upt_zoo.manifest import (
     entry_of,
 )
 from upt_zoo.references import Reference, version_order
-from upt_zoo.remote.source import Source, check_blobs
+from upt_zoo.remote.source import Source, TrustCheck, check_blobs
+from upt_zoo.signatures import Signature
 from upt_zoo.spec import AdapterSpec
 from upt_zoo.tensors import Array, read_tensors
 
@@ -174,24 +183,32 @@ class Store:
                 self.write_index(index.model_copy(update={"manifests": manifests}))
             return tuple(added)
 
-    def copy_from(self, source: Source, reference: Reference) -> StoredAdapter:
+    def copy_from(
+        self, source: Source, reference: Reference, *, check: TrustCheck | None = None
+    ) -> StoredAdapter:
         """Copy one version with its digest; what is here whole stays, what is damaged is mended.
+
+        Its signatures come along; ``check`` looks at them before anything is copied.
 
         Raises:
             AdapterNotFound: the source does not have it.
             Conflict: the version exists here with other bytes.
             Corrupt: the source's bytes are damaged; nothing was copied.
             Unavailable: the source does not answer.
+            Untrusted: ``check`` does not let it in.
         """
         data = source.read_manifest(reference)
         manifest = Manifest.from_json(data)
+        signatures = source.read_signatures(manifest.name, digest_of(data))
+        if check is not None:
+            check(f"{manifest.name}:{manifest.version}", digest_of(data), signatures)
         blobs = [self._own_or_copied(source, manifest.name, blob) for blob in manifest.blobs]
         check_blobs(manifest, blobs)
         origin = None
         if isinstance(source, Store):  # a registry knows no times and no yanked versions
             origin = source.listing().versions.get(manifest.name, {}).get(manifest.version)
         with self.writing():
-            return self._add(data, blobs, origin)
+            return self._add(data, blobs, origin, signatures)
 
     def read_manifest(self, reference: Reference) -> bytes:
         """Return the bytes of the manifest that is meant; see ``Source``."""
@@ -200,6 +217,16 @@ class Store:
     def read_blob(self, name: str, blob: Descriptor) -> bytes:
         """Return the bytes of a blob; see ``Source``. All adapters share the blobs of a store."""
         return self._read_blob(blob)
+
+    def read_signatures(self, name: str, digest: str) -> tuple[Signature, ...]:
+        """Return the signatures of the version with that digest; see ``Source``."""
+        known = self.listing().versions.get(name, {}).values()
+        return tuple(
+            signature
+            for listed in known
+            if listed.digest == digest
+            for signature in listed.signatures
+        )
 
     def resolve(self, reference: Reference, *, backbone: str | None = None) -> StoredAdapter:
         """Find the version that is meant: by tag, by digest, else the newest.
@@ -323,6 +350,23 @@ class Store:
         """
         return leased(self.root, [stored.digest, *(blob.digest for blob in stored.manifest.blobs)])
 
+    def add_signatures(self, stored: StoredAdapter, signatures: Sequence[Signature]) -> None:
+        """Note signatures of a version, which stays as it is.
+
+        Raises:
+            AdapterNotFound: the version has been removed.
+            InvalidInput: the store is read-only.
+            Unavailable: somebody else has been writing for a minute.
+        """
+
+        def change(index: Index, listing: Listing) -> Index:
+            listed = listing.versions.get(stored.name, {}).get(stored.version)
+            if listed is None or listed.digest != stored.digest:
+                raise AdapterNotFound(f"{stored.reference} has been removed from {self.root}")
+            return add_signatures(index, listed, signatures)
+
+        self.edit(change)
+
     def edit(self, change: Callable[[Index, Listing], Index]) -> None:
         """Replace the index by what ``change`` makes of it, while nobody else writes.
 
@@ -346,7 +390,7 @@ class Store:
         """
         if self._is_read_only:
             raise InvalidInput(f"{self.root} is read-only; use a store of your own")
-        self._blobs.mkdir(parents=True, exist_ok=True)
+        make_directory(self._blobs)
         with locked(self.root / ".lock", timeout_s=_LOCK_TIMEOUT_S) as was_killed:
             if was_killed:
                 self.remove_leftovers()
@@ -444,7 +488,7 @@ class Store:
             if reference.tag is None and reference.digest is None:
                 return AdapterNotFound(f"every version of {reference} is yanked; name one: {tags}")
             return AdapterNotFound(f"no {reference} in {self.root}; it has {tags}")
-        close = difflib.get_close_matches(reference.name, listing.versions)
+        close = close_names(reference.name, listing.versions)
         hint = f"; did you mean {' or '.join(close)}?" if close else ";"
         return AdapterNotFound(
             f"no adapter {reference.name} in {self.root}{hint} `upt-zoo ls` lists what is here, "
@@ -458,19 +502,30 @@ class Store:
             return source.read_blob(name, blob)
 
     def _add(
-        self, manifest: bytes, blobs: Sequence[bytes], origin: Listed | None = None
+        self,
+        manifest: bytes,
+        blobs: Sequence[bytes],
+        origin: Listed | None = None,
+        signatures: Sequence[Signature] = (),
     ) -> StoredAdapter:
         """Write the blobs, then the manifest, then the index; the caller holds the lock.
 
         ``origin`` is what the store says of it where it comes from.
         """
         index, listing = self.read_index()
+        changed = index
         added = Manifest.from_json(manifest)
         is_listed = self._is_listed(added, digest_of(manifest), listing.versions)
         for blob in (*blobs, manifest):
             self._put(blob)
-        if not is_listed:
-            self.write_index(index.with_manifest(manifest, self._notes(blobs, origin)))
+        if is_listed:
+            listed = listing.versions[added.name][added.version]
+        else:
+            changed = index.with_manifest(manifest, self._notes(blobs, origin))
+            listed = read_entry(changed.manifests[-1])
+        changed = add_signatures(changed, listed, signatures)
+        if changed is not index:
+            self.write_index(changed)
         return self._open(digest_of(manifest))
 
     def _stage(

@@ -38,7 +38,8 @@ class LowRank:
 class PreparedLayer:
     """The components of one layer; None where the adapter does not have one.
 
-    The last row of the bottleneck's ``up`` is the up bias.
+    The last row of the bottleneck's ``up`` is the up bias. ``more_bottlenecks`` come behind it
+    where blocks are stacked, each reading what the ones before it gave.
     """
 
     attention_in: LowRank | None
@@ -48,11 +49,22 @@ class PreparedLayer:
     bottleneck: LowRank | None
     prefix_keys: Float[Tensor, "prefix hidden"] | None
     prefix_values: Float[Tensor, "prefix hidden"] | None
+    more_bottlenecks: tuple[LowRank, ...] = ()
+
+    def nth_bottleneck(self, block: int) -> LowRank | None:
+        """Return the bottleneck of a block, the first being block 0."""
+        if block == 0:
+            return self.bottleneck
+        return self.more_bottlenecks[block - 1] if block <= len(self.more_bottlenecks) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Structure:
-    """What two adapters must share for their rows to go through the same small operators."""
+    """What two adapters must share for their rows to go through the same small operators.
+
+    With ``blocks`` stacked, ``prefix_length`` counts the vectors of all of them, ``prefix_gates``
+    the gates of one.
+    """
 
     lora_targets: tuple[LoraTarget, ...]
     lora_rank: int
@@ -62,6 +74,12 @@ class Structure:
     bottleneck_size: int
     bottleneck_activation: Activation
     is_bottleneck_gated: bool
+    blocks: int = 1
+
+    @property
+    def bottlenecks(self) -> int:
+        """Number of bottlenecks a layer."""
+        return self.blocks if self.bottleneck_size else 0
 
     @classmethod
     def bare(cls) -> "Structure":
@@ -133,6 +151,7 @@ class PreparedAdapter:
                 layer.ffn_up,
                 layer.ffn_down,
                 layer.bottleneck,
+                *layer.more_bottlenecks,
             ):
                 held += [part.down, part.bias, part.up] if part else []
         return sum(tensor.nbytes for tensor in held if tensor is not None)

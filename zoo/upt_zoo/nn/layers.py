@@ -46,16 +46,24 @@ def embed(encoder: Encoder, batch: Batch) -> Float[Tensor, "token hidden"]:
 
 
 def run_layers(
-    encoder: Encoder, batch: Batch, hidden: Float[Tensor, "token hidden"], *, dropout: float = 0.0
+    encoder: Encoder,
+    batch: Batch,
+    hidden: Float[Tensor, "token hidden"],
+    *,
+    dropout: float = 0.0,
+    observe: Callable[[int, Float[Tensor, "row gate"]], None] | None = None,
 ) -> Float[Tensor, "token hidden"]:
     """Run all layers over H₀, the result of ``embed``.
 
     ``dropout`` drops the outputs of the embeddings, of attention and of the FFN, as the encoders
-    were trained; leave it at 0 outside training.
+    were trained; leave it at 0 outside training. ``observe`` is told the index of the layer and the
+    gates of each low-rank product, group after group, in the order in which they are computed.
     """
     hidden = functional.dropout(hidden, dropout, training=dropout > 0)
     for index, layer in enumerate(encoder.layers):
-        hidden = _run_layer(_LayerOfBatch(encoder, layer, batch, index, dropout), hidden)
+        part = _LayerOfBatch(encoder, layer, batch, index, dropout)
+        part.observe = observe
+        hidden = _run_layer(part, hidden)
     return hidden
 
 
@@ -70,6 +78,11 @@ class _LayerOfBatch:
         self.heads = encoder.config.num_attention_heads
         self.activation = _ACTIVATIONS[encoder.config.hidden_act]
         self._index, self._dropout = index, dropout
+        self.observe: Callable[[int, Tensor], None] | None = None
+
+    def note(self, gates: Float[Tensor, "row gate"] | None) -> None:
+        if self.observe is not None and gates is not None:
+            self.observe(self._index, gates)
 
     def drop(self, x: Float[Tensor, "token hidden"]) -> Float[Tensor, "token hidden"]:
         return functional.dropout(x, self._dropout, training=self._dropout > 0)
@@ -90,10 +103,9 @@ def _run_layer(
     inner = layer.activation(up)
     down = layer.drop(_add_lora(layer, "ffn_down", inner, weights.ffn_down(inner)))
     residual = down + x1
-    adapted = weights.ffn_norm(residual)
-    if not any(group.structure.bottleneck_size for group in layer.batch.groups):
-        return adapted
-    return weights.ffn_norm(_add_bottleneck(layer, adapted, residual))
+    for block in range(max(group.structure.bottlenecks for group in layer.batch.groups)):
+        residual = _add_bottleneck(layer, block, weights.ffn_norm(residual), residual)
+    return weights.ffn_norm(residual)
 
 
 def _add_lora(
@@ -107,7 +119,8 @@ def _add_lora(
     for group in layer.batch.groups:
         parts = _present([getattr(part, site) for part in layer.of(group)])
         if parts:
-            product, _ = _low_rank(group, parts, x[group.tokens], y[group.tokens])
+            product, gates = _low_rank(group, parts, x[group.tokens], y[group.tokens])
+            layer.note(gates)
             changed.append((group, product))
     return _replace(y, changed)
 
@@ -122,8 +135,9 @@ def _attend(
         parts = _present([part.attention_in for part in layer.of(group)])
         if parts:
             product, gates = _low_rank(group, parts, hidden[group.tokens], qkv[group.tokens])
+            layer.note(gates)
             changed.append((group, product))
-            prefix_gates[index] = gates
+            prefix_gates[index] = _gates_of_prefix(group, gates)
     qkv = _replace(qkv, changed)
     contexts = [
         _attend_bucket(layer.heads, qkv, bucket, prefix)
@@ -140,7 +154,7 @@ def _low_rank(
     x: Float[Tensor, "token input"],
     y: Float[Tensor, "token output"],
 ) -> tuple[Float[Tensor, "token output"], Float[Tensor, "row gate"] | None]:
-    """Return (y + gated low-rank product, the prefix's gates or None)."""
+    """Return (y + gated low-rank product, gates or None), LoRA's gates before the prefix's."""
     low, gates = _down(group, parts, x)
     if gates is None:
         return _up(group, parts, y, low), None
@@ -149,21 +163,29 @@ def _low_rank(
     if lora_gates:
         per_column = gates[:, :lora_gates].repeat_interleave(structure.lora_rank, 1)
         low = low * per_column.to(low.dtype).index_select(0, group.row_of_token)
-    product = _up(group, parts, y, low) if low.shape[1] else y
-    return product, gates[:, lora_gates:] if parts[0].gates > lora_gates else None
+    return _up(group, parts, y, low) if low.shape[1] else y, gates
+
+
+def _gates_of_prefix(
+    group: Group, gates: Float[Tensor, "row gate"] | None
+) -> Float[Tensor, "row _"] | None:
+    count = group.structure.prefix_gates * group.structure.blocks
+    return gates[:, -count:] if gates is not None and count else None
 
 
 def _add_bottleneck(
     layer: _LayerOfBatch,
+    block: int,
     adapted: Float[Tensor, "token hidden"],
     residual: Float[Tensor, "token hidden"],
 ) -> Float[Tensor, "token hidden"]:
     """Return f + g u + x₁ where u = W_up act(W_down x_a + b_down) + b_up and residual = f + x₁."""
     changed = []
     for group in layer.batch.groups:
-        parts = _present([part.bottleneck for part in layer.of(group)])
+        parts = _present([part.nth_bottleneck(block) for part in layer.of(group)])
         if parts:
             low, gates = _down(group, parts, adapted[group.tokens])
+            layer.note(gates)
             low = _ACTIVATIONS[group.structure.bottleneck_activation](low)
             low = torch.cat([low, low.new_ones(low.shape[0], 1)], 1)
             if gates is not None:
@@ -231,8 +253,17 @@ def _prefix_of_rows(
     row_values = torch.stack(values).index_select(0, group.segment_of_row)
     if gates is None:
         return row_keys, row_values
-    gates = gates.to(row_keys.dtype).unsqueeze(2)
-    return row_keys * gates[:, :1], row_values * gates[:, -1:]
+    # [row, block, gate, 1], the gates of a block being one for keys and values, or one each
+    gates = gates.to(row_keys.dtype).view(len(gates), group.structure.blocks, -1, 1)
+    return _scale_blocks(row_keys, gates[:, :, :1]), _scale_blocks(row_values, gates[:, :, -1:])
+
+
+def _scale_blocks(
+    vectors: Float[Tensor, "row prefix hidden"], gates: Float[Tensor, "row block 1 1"]
+) -> Float[Tensor, "row prefix hidden"]:
+    """Scale each block's equal share of the prefix by its gate."""
+    rows, blocks = gates.shape[:2]
+    return (vectors.view(rows, blocks, -1, vectors.shape[2]) * gates).view(vectors.shape)
 
 
 def _attend_bucket(

@@ -14,15 +14,18 @@ from pathlib import Path
 
 from upt_zoo.errors import Corrupt
 from upt_zoo.local.store import Store, StoredAdapter
+from upt_zoo.progress import Report, silent
 from upt_zoo.references import Reference
 
 _MEMBER = re.compile(r"(?:\./)?(oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})")
 
 
 def write_bundle(
-    store: Store, references: Sequence[Reference], path: Path
+    store: Store, references: Sequence[Reference], path: Path, *, report: Report = silent
 ) -> tuple[StoredAdapter, ...]:
     """Write adapters of a store into one file; it appears when it is whole.
+
+    ``report`` is told how much of it is written.
 
     Raises:
         AdapterNotFound: the store lacks one of them.
@@ -33,9 +36,12 @@ def write_bundle(
         stored = tuple(layout.copy_from(store, reference) for reference in references)
         whole = Path(folder) / "bundle.tar"
         with tarfile.open(whole, "w", format=tarfile.USTAR_FORMAT) as archive:
-            for file in sorted(layout.root.rglob("*")):
-                if _MEMBER.fullmatch(name := file.relative_to(layout.root).as_posix()):
-                    _append(archive, file, name)
+            members = sorted(_members(layout.root))
+            total, done = sum(file.stat().st_size for file, _ in members), 0
+            for file, name in members:
+                _append(archive, file, name)
+                done += file.stat().st_size
+                report(path.name, done, total)
         with whole.open("rb") as stream:
             os.fsync(stream.fileno())
         whole.replace(path)
@@ -58,6 +64,13 @@ def unpacked(path: Path) -> Iterator[Store]:
         if not (Path(folder) / "index.json").is_file():
             raise Corrupt(f"{path}: expected an OCI image layout, got no index.json")
         yield Store(Path(folder), is_read_only=True)
+
+
+def _members(layout: Path) -> Iterator[tuple[Path, str]]:
+    for file in layout.rglob("*"):
+        name = file.relative_to(layout).as_posix()
+        if _MEMBER.fullmatch(name):
+            yield file, name
 
 
 def _append(archive: tarfile.TarFile, file: Path, name: str) -> None:

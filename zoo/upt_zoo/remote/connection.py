@@ -14,7 +14,7 @@ import random
 import re
 import ssl
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -26,6 +26,7 @@ from upt_zoo.errors import Corrupt, InvalidInput, Unavailable
 from upt_zoo.remote.credentials import Credentials
 
 T = TypeVar("T")
+Body = bytes | Iterable[bytes]  # the latter with its Content-Length, and iterable again
 _LOG = logging.getLogger(__name__)
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 _MAX_REDIRECTS = 5
@@ -169,7 +170,7 @@ class Connection:
         expected: Collection[int],
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        content: bytes | None = None,
+        content: Body | None = None,
     ) -> Iterator[httpx2.Response]:
         """Send once; the answer's body is still to be read, with ``read``.
 
@@ -238,7 +239,7 @@ class Connection:
         """``https``, but for hosts that the user has named, and on loopback without TLS."""
         if self.host in self._plain_http:
             return "http"
-        if not _is_loopback(self.host):
+        if not is_loopback(self.host):
             return "https"
         try:
             with self._client.stream("GET", f"http://{self.host}/v2/") as response:
@@ -250,7 +251,7 @@ class Connection:
         """Go on from a URL; nobody sends us to another scheme, nor anywhere without TLS."""
         url, scheme = base.join(path), base.scheme
         host = _host(url)
-        may_be_plain = host in self._plain_http or _is_loopback(host)
+        may_be_plain = host in self._plain_http or is_loopback(host)
         if url.scheme != scheme or (scheme == "http" and not may_be_plain):
             raise Corrupt(
                 f"{self.host} sends us to {url.scheme}://{host}; expected {scheme}, and TLS "
@@ -259,7 +260,7 @@ class Connection:
         return url
 
     def _follow(
-        self, method: str, url: httpx2.URL, headers: dict[str, str], content: bytes | None
+        self, method: str, url: httpx2.URL, headers: dict[str, str], content: Body | None
     ) -> httpx2.Response:
         for _ in range(_MAX_REDIRECTS + 1):
             response = self._send_as_us(method, url, headers, content)
@@ -270,7 +271,7 @@ class Connection:
         raise Corrupt(f"{self.host}: more than {_MAX_REDIRECTS} redirects")
 
     def _send_as_us(
-        self, method: str, url: httpx2.URL, headers: dict[str, str], content: bytes | None
+        self, method: str, url: httpx2.URL, headers: dict[str, str], content: Body | None
     ) -> httpx2.Response:
         """Send; if the registry asks who we are, say so and send again."""
         if self._origin is None or url.netloc != self._origin.netloc:
@@ -285,7 +286,7 @@ class Connection:
         return self._send(method, url, headers | {"Authorization": self._authorization}, content)
 
     def _send(
-        self, method: str, url: httpx2.URL, headers: dict[str, str], content: bytes | None
+        self, method: str, url: httpx2.URL, headers: dict[str, str], content: Body | None
     ) -> httpx2.Response:
         request = self._client.build_request(method, url, headers=headers, content=content)
         return self._client.send(request, stream=True)
@@ -392,7 +393,8 @@ def _host(url: httpx2.URL) -> str:
     return url.netloc.decode()
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether ``host[:port]`` is this machine."""
     name = httpx2.URL(f"http://{host}").host
     try:
         return ipaddress.ip_address(name).is_loopback

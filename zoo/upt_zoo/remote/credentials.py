@@ -82,7 +82,24 @@ def save_credentials(host: str, credentials: Credentials, path: Path) -> None:
     """
     entry = _Entry(auth=credentials.basic, token_host=credentials.token_host)
     file = _File.read(path)
-    file = file.model_copy(update={"auths": {**file.auths, host: entry}})
+    _write(file.model_copy(update={"auths": {**file.auths, host: entry}}), path)
+
+
+def drop_credentials(host: str, path: Path) -> bool:
+    """Forget the credentials for ``host[:port]``; others in the file stay. False if none are there.
+
+    Raises:
+        InvalidInput: the file there is not of that form.
+    """
+    file = _File.read(path)
+    if host not in file.auths:
+        return False
+    kept = {each: entry for each, entry in file.auths.items() if each != host}
+    _write(file.model_copy(update={"auths": kept}), path)
+    return True
+
+
+def _write(file: _File, path: Path) -> None:
     values = file.model_dump(mode="json", by_alias=True, exclude_none=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

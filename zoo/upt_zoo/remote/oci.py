@@ -1,9 +1,10 @@
 """Adapters in an OCI registry: ``oci://host[:port][/prefix]``.
 
 The adapter ``name`` is the repository ``prefix/name``, a version is its tag. Manifest and blobs are
-those of the store, to the byte. A blob is loaded into a file that a later try goes on with; nothing
-is believed before its digest is right. Blobs are uploaded first and the manifest last, so a killed
-push leaves nothing that can be seen. What HTTP needs is in ``upt_zoo.remote.connection``.
+those of the store, to the byte; signatures are where cosign puts them. A blob is loaded into a file
+that a later try goes on with; nothing is believed before its digest is right. Blobs and signatures
+are uploaded first and the manifest last, so a killed push leaves nothing that can be seen. What
+HTTP needs is in ``upt_zoo.remote.connection``.
 
 Source: OCI distribution specification 1.1.
 """
@@ -14,7 +15,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -30,9 +31,11 @@ from upt_zoo.manifest import (
     Manifest,
     digest_of,
 )
+from upt_zoo.progress import Pieces, Report, silent
 from upt_zoo.references import Reference, is_version, newest, repository_prefix
 from upt_zoo.remote.connection import Connection, Reply
 from upt_zoo.remote.source import Source, check_blobs
+from upt_zoo.signatures import Signature, SignatureArtifact, of_digest, read_artifact, tag_of
 
 _MAX_TAG_PAGES = 1000
 _MAX_PART_AGE_S = 7 * 86400.0  # nobody comes back for it
@@ -43,14 +46,23 @@ _NEXT_PAGE = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
 class OciRemote:
     """The adapters below one prefix of a registry; ``connection`` is to its host.
 
-    ``partial`` is where parts of blobs are kept for a later try; None keeps none.
+    ``partial`` is where parts of blobs are kept for a later try; None keeps none. ``report`` is
+    told how far blobs have come.
     """
 
-    def __init__(self, remote: str, connection: Connection, *, partial: Path | None = None) -> None:
+    def __init__(
+        self,
+        remote: str,
+        connection: Connection,
+        *,
+        partial: Path | None = None,
+        report: Report = silent,
+    ) -> None:
         self.remote = remote
         self._prefix = repository_prefix(remote)
         self._connection = connection
         self._partial = partial
+        self._report = report
 
     def versions(self, name: str) -> tuple[str, ...]:
         """Return an adapter's versions in the registry's order; none if the name is unknown.
@@ -93,7 +105,10 @@ class OciRemote:
 
     def read_blob(self, name: str, blob: Descriptor) -> bytes:
         """Return a blob, going on where an earlier try ended; see ``Source``."""
-        with _partial_file(self._partial, blob.digest) as file:
+        return self._read_blob(name, blob, self._partial)
+
+    def _read_blob(self, name: str, blob: Descriptor, partial: Path | None) -> bytes:
+        with _partial_file(partial, blob.digest) as file:
             is_continued = file.seek(0, os.SEEK_END) > 0
             data = self._download(name, blob, file)
             if digest_of(data) != blob.digest and is_continued:
@@ -102,6 +117,16 @@ class OciRemote:
         if digest_of(data) != blob.digest:
             raise Corrupt(f"{self.remote}/{name}: expected {blob.digest}, got {digest_of(data)}")
         return data
+
+    def read_signatures(self, name: str, digest: str) -> tuple[Signature, ...]:
+        """Return what says to be a signature of a manifest; see ``Source``."""
+        manifest = self._manifest(name, tag_of(digest))
+        if manifest is None:
+            return ()
+        return tuple(
+            Signature(payload=self._read_blob(name, payload, None), signature=signature)
+            for payload, signature in read_artifact(manifest)
+        )
 
     def copy_from(self, source: Source, reference: Reference) -> StoredAdapter:
         """Upload one version with its digest; what the registry has already stays.
@@ -121,14 +146,31 @@ class OciRemote:
         name, version = manifest.name, manifest.version
         blobs = [source.read_blob(name, blob) for blob in manifest.blobs]
         stored = StoredAdapter(digest=digest, manifest=manifest, spec=check_blobs(manifest, blobs))
-        if not self._has(name, version, digest):
-            for blob, content in zip(manifest.blobs, blobs, strict=True):
-                self._connection.retry(functools.partial(self._upload, name, blob, content))
-            path = f"/v2/{self._repository(name)}/manifests/{version}"
-            headers = {"Content-Type": MANIFEST_TYPE}
-            self._connection.request("PUT", path, expected=(201,), headers=headers, content=data)
+        is_there = self._has(name, version, digest)
+        self._add_signatures(name, digest, source.read_signatures(name, digest))
+        if not is_there:
+            self._put(name, version, data, zip(manifest.blobs, blobs, strict=True))
             self._has(name, version, digest)
         return stored
+
+    def _add_signatures(self, name: str, digest: str, signatures: Sequence[Signature]) -> None:
+        """Put signatures beside those of the registry; of two who do so at once one counts."""
+        if signatures:
+            there = self.read_signatures(name, digest)
+            merged = of_digest([*signatures, *there], digest)
+            if not {*merged} <= {*there}:
+                made = SignatureArtifact.of(merged)
+                self._put(name, tag_of(digest), made.manifest, made.blobs)
+
+    def _put(
+        self, name: str, tag: str, manifest: bytes, blobs: Iterable[tuple[Descriptor, bytes]]
+    ) -> None:
+        """Upload blobs and then the manifest that needs them."""
+        for blob, content in blobs:
+            self._connection.retry(functools.partial(self._upload, name, blob, content))
+        path = f"/v2/{self._repository(name)}/manifests/{tag}"
+        headers = {"Content-Type": MANIFEST_TYPE}
+        self._connection.request("PUT", path, expected=(201,), headers=headers, content=manifest)
 
     def _repository(self, name: str) -> str:
         return f"{self._prefix}/{name}".lstrip("/")
@@ -188,7 +230,8 @@ class OciRemote:
                 file.truncate(0)
                 raise Unavailable(f"{self.remote} cannot go on with {blob.digest}", retry_after_s=0)
             for piece in self._connection.read(response, blob.size - start):
-                file.write(piece)
+                start += file.write(piece)
+                self._report(_label(name, blob), start, blob.size)
         if file.seek(0, os.SEEK_END) < blob.size:
             size = file.seek(0, os.SEEK_END)
             file.truncate(0)
@@ -209,10 +252,17 @@ class OciRemote:
             begun.headers.get("location", ""),
             expected=(201,),
             params={"digest": blob.digest},
-            headers={"Content-Type": "application/octet-stream"},
-            content=content,
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Content-Length": str(len(content)),
+            },
+            content=Pieces(_label(name, blob), content, self._report),
         ):
             pass
+
+
+def _label(name: str, blob: Descriptor) -> str:
+    return f"{name} {blob.digest.removeprefix('sha256:')[:12]}"
 
 
 class _TagPage(BaseModel):

@@ -4,18 +4,23 @@ What is copied are the manifest's bytes and the blobs, unchanged, so a digest is
 everywhere. Nothing here knows files or networks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from upt_zoo.errors import Corrupt, InvalidSpec
 from upt_zoo.layout import check_shapes
 from upt_zoo.manifest import Descriptor, Manifest
 from upt_zoo.references import Reference
+from upt_zoo.signatures import Signature
 from upt_zoo.spec import AdapterSpec
 from upt_zoo.tensors import read_tensors
 
 if TYPE_CHECKING:
     from upt_zoo.local.store import StoredAdapter
+
+
+# name and version, digest, signatures; it raises Untrusted
+TrustCheck = Callable[[str, str, Sequence[Signature]], None]
 
 
 class Source(Protocol):
@@ -36,6 +41,15 @@ class Source(Protocol):
 
         Raises:
             Corrupt: missing, or other bytes.
+            Unavailable: no answer in time.
+        """
+        ...
+
+    def read_signatures(self, name: str, digest: str) -> tuple[Signature, ...]:
+        """Return what says to be a signature of the adapter ``name`` with that digest.
+
+        Raises:
+            Corrupt: it cannot be read.
             Unavailable: no answer in time.
         """
         ...
