@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upt_testing.adapters import CLASSIFICATION, REGRESSION, SPAN, tiny_spec
+from upt_testing.adapters import CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN, tiny_spec
 from upt_testing.backbones import WORDS
 from upt_training.batches import Feature, batches_of, features_of, loss_of
-from upt_training.data import Example, GoldSpans
+from upt_training.data import Example
+from upt_training.gold import GoldSpans
 from upt_zoo.backbone import Backbone
 from upt_zoo.tokenization import Tokenizer, TokenRow
 
@@ -123,6 +124,28 @@ def test_the_loss_of_labels_is_cross_entropy() -> None:
     terms = [math.log1p(math.exp(-2.0)), math.log1p(math.exp(1.5)), math.log(2.0)]
     loss = loss_of(tiny_spec(head=CLASSIFICATION), logits, batch, deviation=1.0)
     assert float(loss) == pytest.approx(sum(terms) / 3)
+
+
+def test_a_row_counts_as_much_as_its_label() -> None:
+    logits = [torch.tensor([1.0, -1.0]), torch.tensor([0.0, 0.0])]
+    batch = [Feature(row=TokenRow(ids=[0], type_ids=[0]), target=label) for label in (0, 1)]
+    weights = torch.tensor([3.0, 0.5])
+    loss = loss_of(
+        tiny_spec(head=CLASSIFICATION), logits, batch, deviation=1.0, class_weights=weights
+    )
+    expected = (3.0 * math.log1p(math.exp(-2.0)) + 0.5 * math.log(2.0)) / 2
+    assert float(loss) == pytest.approx(expected)
+
+
+def test_the_loss_of_sets_is_that_of_each_label_by_itself() -> None:
+    logits = [torch.tensor([1.0, -1.0, 0.0]), torch.tensor([0.0, 0.0, 2.0])]
+    row = TokenRow(ids=[0], type_ids=[0])
+    batch = [Feature(row=row, target=frozenset({0, 1})), Feature(row=row, target=frozenset())]
+    signs = [1, 1, -1, -1, -1, -1]
+    values = torch.cat(logits).tolist()
+    terms = [math.log1p(math.exp(-s * value)) for s, value in zip(signs, values, strict=True)]
+    loss = loss_of(tiny_spec(head=MULTI_LABEL), logits, batch, deviation=1.0)
+    assert float(loss) == pytest.approx(sum(terms) / 6)
 
 
 def test_the_loss_of_values_is_squared_error_in_units_of_their_deviation() -> None:

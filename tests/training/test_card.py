@@ -9,6 +9,8 @@ Is it good?
 
 `lora` on `upt/tiny` (`sha256:abababababababababababababababababababababababababababababababab`).
 
+Reads `sentence` and answers with one of negative, positive.
+
 ## Quality
 
 | split/metric | % |
@@ -26,7 +28,8 @@ In fp32, by these very tensors. Dev and test files were read once, after trainin
 
 ## Data
 
-A data set. Licence of the data: CC0-1.0. Commercial use: yes.
+A data set. Licence of the data: CC0-1.0. Commercial use: yes. \
+Licence of the adapter: Apache-2.0.
 
 | file | rows | sha256 |
 | --- | --- | --- |
@@ -77,6 +80,20 @@ def test_a_card_says_what_the_spec_says() -> None:
 def test_a_card_says_when_no_row_was_held_out() -> None:
     card = write_card(spec(), train_rows=1200, holdout_rows=0)
     assert "1,200 rows were learnt from. No row was held out; the last epoch was kept." in card
+
+
+def test_a_card_says_when_nothing_was_measured() -> None:
+    card = write_card(spec(metrics={}), train_rows=1, holdout_rows=0)
+    assert "## Quality\n\nNot measured: there was no dev or test file.\n\n## Par" in card
+
+
+def test_a_card_names_a_task_of_ones_own_and_keeps_its_table_whole() -> None:
+    card = write_card(
+        spec(recipe={"task": {"name": "tickets", "fields": ["a"]}, "note": "a|b"}),
+        train_rows=1,
+        holdout_rows=0,
+    )
+    assert card.endswith("| task | tickets |\n| note | a\\|b |\n")
 
 
 def test_a_card_tells_of_data_that_the_backbone_knew() -> None:

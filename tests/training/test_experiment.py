@@ -1,23 +1,26 @@
 """A recipe from data to tensors and metrics, on the tiny backbone."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 
-from upt_testing.rows import similarity_rows, write_split, write_tasks
+from upt_testing.rows import sentiment_rows, similarity_rows, write_split, write_tasks
 from upt_training import experiment
+from upt_training.batches import Feature
 from upt_training.data import read_split
 from upt_training.evaluation import answers_in_process
 from upt_training.experiment import Experiment, Trained
 from upt_training.learner import FullLearner
 from upt_training.loop import Progress
+from upt_training.losses import TaskLoss
 from upt_training.metrics import score
-from upt_training.recipe import Recipe
+from upt_training.recipe import Method, Recipe
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import BackboneNotFound, DataNotFound, InvalidSpec, NotFound
 from upt_zoo.layout import check_shapes
@@ -183,6 +186,43 @@ def test_full_fine_tuning_gives_its_own_metrics_and_no_adapter(
     assert lineage.metrics != dev_metrics(trained, data, backbone, load_encoder(backbone))
 
 
+class Losses(Silence):
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def step(self, progress: Progress, *, steps: int, loss: float) -> None:
+        self.values.append(loss)
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_method_learns_its_rows(recipe: Recipe, data: Path, method: Method) -> None:
+    changes = {"method": method, "epochs": 30, "holdout_rows": 0, "adapter_rate": 0.02}
+    losses = Losses()
+    learning = recipe.model_copy(update=changes | {"head_rate": 0.02, "backbone_rate": 0.002})
+    trained = Experiment(learning, data_folder=data).run(losses)
+    first, last = losses.values[:3], losses.values[-3:]  # an epoch each
+    assert statistics.fmean(last) < 0.75 * statistics.fmean(first)
+    lineage = trained.spec.lineage
+    assert lineage.metrics.keys() == {"dev/accuracy"}
+    served = sum(t.size for name, t in trained.tensors.items() if "head." not in name)
+    assert lineage.served_parameters == served
+    assert lineage.trained_parameters >= served + lineage.head_parameters
+
+
+def test_a_stack_is_evaluated_with_all_its_blocks(
+    recipe: Recipe, data: Path, backbone: Backbone
+) -> None:
+    """By the first block alone its metrics are others."""
+    changes = {"task": "stsb", "method": "stacked_unipelt", "blocks": 2, "adapter_rate": 0.02}
+    trained = train(recipe.model_copy(update=changes), data)
+    first = {name.removeprefix("block0/"): t for name, t in trained.tensors.items()}
+    alone = replace(
+        trained, tensors={name: t for name, t in first.items() if not name.startswith("block")}
+    )
+    metrics = dev_metrics(alone, data, backbone, load_encoder(backbone))
+    assert trained.spec.lineage.metrics != metrics
+
+
 def test_every_file_beside_the_train_files_is_evaluated(recipe: Recipe, data: Path) -> None:
     folder = data.with_name("more")
     for name in ("train", "train_extra", "dev", "dev_hard", "test"):
@@ -212,6 +252,40 @@ def test_the_precision_is_that_of_the_machine_unless_the_recipe_says(
     changes = {"precision": "bf16", "epochs": 1, "holdout_rows": 0}
     found = train(recipe.model_copy(update=changes), data)
     assert found.spec.lineage.precision == "bf16"
+
+
+def test_few_rows_are_drawn_by_the_seed_from_those_not_held_out(recipe: Recipe, data: Path) -> None:
+    few = recipe.model_copy(update={"train_rows": 5, "holdout_rows": 10, "epochs": 1})
+    found = train(few, data)
+    assert (found.train_rows, found.steps) == (5, 1)
+    assert found.holdout_rows >= 10
+    assert found.spec.lineage.recipe["train_rows"] == 5
+    assert found.spec.lineage.files[0].rows == 24
+    other = train(few.model_copy(update={"seed": 2}), data)
+    assert other.tensors["prompt"].tobytes() != found.tensors["prompt"].tobytes()
+
+
+def test_class_weights_have_a_mean_of_one_and_follow_the_labels(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    rows = [row for row in sentiment_rows(60) if row["label"]][:18]
+    rows += [row for row in sentiment_rows(60) if not row["label"]][:6]
+    write_split(tmp_path, "sst2", "train", rows)
+    settled: list[list[float]] = []
+
+    class Looking(TaskLoss):
+        def __call__(self, batch: Sequence[Feature]) -> torch.Tensor:
+            settled.append([] if self.class_weights is None else self.class_weights.tolist())
+            return TaskLoss.__call__(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "TaskLoss", Looking)
+        for weights in (None, "balanced", {"negative": 3.0}):
+            keys = {"class_weights": weights, "epochs": 1, "holdout_rows": 0}
+            Experiment(recipe.model_copy(update=keys), data_folder=tmp_path).run(Silence())
+    assert settled[0] == []
+    assert settled[3] == pytest.approx([2.0, 2 / 3])
+    assert settled[6] == pytest.approx([2.0, 2 / 3])
 
 
 def test_a_head_pools_as_the_recipe_says(recipe: Recipe, data: Path) -> None:
@@ -250,6 +324,9 @@ def test_an_adapter_may_learn_on_the_int8_backbone_that_will_serve_it(
         ({"task": "mrpc"}, DataNotFound, "mrpc/train"),
         ({"files": ("train_extra",)}, DataNotFound, "sst2/train_extra"),
         ({"holdout_rows": 24}, InvalidSpec, "holdout_rows: 24 of 24 rows"),
+        ({"train_rows": 17}, InvalidSpec, "train_rows: expected at most the 1. rows .*got 17"),
+        ({"class_weights": {"good": 2.0}}, InvalidSpec, r"labels of sst2 \(negative, positive\)"),
+        ({"task": "stsb", "class_weights": "balanced"}, InvalidSpec, "stsb is regression"),
     ],
 )
 def test_a_recipe_that_cannot_run_says_why_before_it_trains(

@@ -11,7 +11,7 @@ from upt_testing.adapters import CLASSIFICATION, REGRESSION, SPAN, tiny_spec
 from upt_testing.reference import reference_hidden_states
 from upt_training.components import components_of
 from upt_training.learner import AdapterLearner, FullLearner, Learner
-from upt_training.recipe import Method, Recipe
+from upt_training.recipe import COMPARISONS, Method, Recipe
 from upt_zoo import layout
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import InvalidSpec
@@ -21,7 +21,7 @@ from upt_zoo.nn.forward import forward
 from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec, Head
 
-ADAPTERS = [method for method in get_args(Method) if method != "full"]
+ADAPTERS = [method for method in get_args(Method) if method not in COMPARISONS]
 START_IDS = list(range(10, 20))
 IDS = ([2, 7, 9, 30, 3], [2, 40, 3], [2, *range(5, 30), 3])
 # fp32 against float64 on hidden states of size 1 to 10
@@ -165,7 +165,9 @@ def test_a_run_starts_from_another_adapters_components_and_a_new_head(backbone: 
 def test_an_adapter_of_other_components_is_no_start(backbone: Backbone) -> None:
     lora = start(backbone, spec_of(backbone, "lora"), Recipe(task="sst2", method="lora"))
     spec = spec_of(backbone, "unipelt_prompt")
-    with pytest.raises(InvalidSpec, match=r"expected the tensors of method unipelt_prompt .*prompt"):
+    with pytest.raises(
+        InvalidSpec, match=r"expected the tensors of method unipelt_prompt .*prompt"
+    ):
         start(backbone, spec, Recipe(task="sst2"), initial=lora.served_tensors())
 
 

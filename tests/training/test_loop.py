@@ -19,6 +19,7 @@ from upt_training.components import components_of
 from upt_training.data import Example
 from upt_training.learner import AdapterLearner, FullLearner, Learner
 from upt_training.loop import Progress, Trainer, schedule
+from upt_training.losses import TaskLoss
 from upt_training.recipe import Recipe
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import InvalidSpec
@@ -128,6 +129,7 @@ def start(backbone: Backbone) -> Start:
             recipe,
             spec,
             learner,
+            loss=TaskLoss(learner=learner, spec=spec, dropout=recipe.dropout),
             evaluate=(lambda: {"accuracy": METRICS[trainer.progress.epoch - 1], "other": 0.0})
             if has_holdout
             else None,
@@ -457,10 +459,21 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_weights(
     with torch.no_grad():
         run.learner.weights["head.out.bias"].fill_(float("nan"))
     before = run.weights()
-    with pytest.raises(InvalidSpec, match=r"recipe of sst2: expected a finite loss, got nan"):
+    with pytest.raises(InvalidSpec, match=r"recipe of tiny: expected a finite loss, got nan"):
         run.run()
     assert run.weights() == before
     assert not checkpoint.exists()
+
+
+def test_rows_computed_a_few_at_once_make_the_same_step(start: Start) -> None:
+    plain = RECIPE.changed({"epochs": 1, "dropout": 0})
+    whole = start(plain).run()
+    parts = start(plain.changed({"rows_at_once": 3})).run()
+    assert parts.listener.steps == whole.listener.steps == [1, 2]
+    assert parts.listener.losses == pytest.approx(whole.listener.losses, rel=1e-4)
+    for name, weight in whole.learner.weights.items():
+        # Adam's first steps are of size rate, whatever the gradient: rounding may turn a sign
+        assert torch.allclose(parts.learner.weights[name], weight, atol=2e-3), name
 
 
 # The schedule

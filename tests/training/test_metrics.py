@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 
-from upt_training.data import Example, GoldSpans
+from upt_training.data import Example
+from upt_training.gold import GoldSpans
 from upt_training.metrics import score
-from upt_zoo.answers import Answer, LabelAnswer, SpanAnswer, ValueAnswer
+from upt_zoo.answers import Answer, LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
 from upt_zoo.tasks import find_task
 
 
@@ -126,9 +128,32 @@ def test_the_best_gold_answer_counts_for_each_metric_and_questions_count_alike()
 # Answers of another kind
 
 
+def test_sets_of_labels_are_scored_by_label_and_as_a_whole() -> None:
+    names = ("a", "b", "c")
+    task = replace(
+        find_task("cola"),
+        kind="multi_label",
+        labels=names,
+        metrics=("micro_f1", "macro_f1", "accuracy"),
+    )
+    gold = [frozenset({0, 1}), frozenset({1}), frozenset[int]()]
+    examples = [Example(texts=("t",), gold=each) for each in gold]
+    answers = [
+        LabelSetAnswer(labels=labels, scores=(0.0, 0.0, 0.0))
+        for labels in (("a", "b"), ("b", "c"), ())
+    ]
+    found = score(task, examples, answers)
+    # label a: 1 of 1, b: 2 of 2, c: 1 wrong; 3 right, 1 wrong, none missed
+    assert found["micro_f1"] == pytest.approx(100 * 6 / 7, abs=1e-4)
+    assert found["macro_f1"] == pytest.approx(200 / 3, abs=1e-4)
+    assert found["accuracy"] == pytest.approx(200 / 3, abs=1e-4)
+    with pytest.raises(TypeError, match="no answer of cola"):
+        score(task, examples[:1], [ValueAnswer(value=1.0)])
+
+
 def test_an_answer_of_another_kind_is_refused() -> None:
     span = SpanAnswer(text="a", start=0, end=1, score=1.0)
-    with pytest.raises(TypeError, match="no number"):
+    with pytest.raises(TypeError, match="no answer of sst2"):
         score(find_task("sst2"), [Example(texts=("a",), gold=1)], [span])
-    with pytest.raises(TypeError, match="no span"):
+    with pytest.raises(TypeError, match="no answer of squad"):
         score(find_task("squad"), [Example(texts=("a", "b"), gold=1)], [span])

@@ -1,11 +1,12 @@
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from upt_training.loop import Progress
-from upt_training.progress import BarReporter, JsonReporter, reporting
+from upt_training.progress import BarReporter, CurveReporter, JsonReporter, reporting
 
 
 class Terminal(io.StringIO):
@@ -74,3 +75,43 @@ def test_all_else_gets_json(stream: io.StringIO, as_json: bool) -> None:
     with reporting(stream, as_json=as_json) as reporter:
         assert isinstance(reporter, JsonReporter)
     assert stream.getvalue() == ""
+
+
+def test_a_curve_goes_on_where_the_checkpoint_was(tmp_path: Path) -> None:
+    file = tmp_path / "not" / "there.csv"
+
+    def steps(first: int, last: int) -> None:
+        reporter = CurveReporter(file, JsonReporter(io.StringIO()))
+        for step in range(first, last + 1):
+            reporter.step(Progress(step=step, epoch=(step - 1) // 2), steps=6, loss=1 / step)
+            if step % 2 == 0:
+                reporter.epoch(Progress(step=step, epoch=step // 2), holdout={"f1": 10.0 * step})
+
+    steps(1, 3)
+    steps(3, 4)  # the third step was not in the checkpoint
+    assert file.read_text().splitlines() == [
+        "epoch,step,loss,holdout",
+        "1,1,1,",
+        "1,2,0.5,",
+        "1,2,,20.0000",
+        "2,3,0.333333,",
+        "2,4,0.25,",
+        "2,4,,40.0000",
+    ]
+    steps(1, 1)
+    assert file.read_text().splitlines()[1:] == ["1,1,1,"]
+
+
+def test_a_curve_without_a_holdout_has_losses_alone(tmp_path: Path) -> None:
+    reporter = CurveReporter(tmp_path / "a.csv", JsonReporter(io.StringIO()))
+    reporter.step(Progress(step=1), steps=1, loss=2.0)
+    reporter.epoch(Progress(step=1, epoch=1), holdout=None)
+    assert (tmp_path / "a.csv").read_text() == "epoch,step,loss,holdout\n1,1,2,\n"
+
+
+def test_a_curve_that_goes_on_with_an_epochs_end_keeps_its_last_step(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    CurveReporter(file, JsonReporter(io.StringIO())).step(Progress(step=1), steps=1, loss=2.0)
+    reporter = CurveReporter(file, JsonReporter(io.StringIO()))
+    reporter.epoch(Progress(step=1, epoch=1), holdout={"f1": 5.0})
+    assert file.read_text() == "epoch,step,loss,holdout\n1,1,2,\n1,1,,5.0000\n"

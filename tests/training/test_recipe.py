@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 import upt_training
-from upt_training.recipe import Recipe, read_recipe, recipe_of_task
+from upt_training.recipe import Recipe, Trial, read_recipe, recipe_of_task
 from upt_zoo.errors import InvalidSpec, NotFound
 
 SHIPPED = sorted((Path(upt_training.__file__).parent / "recipes").glob("*.yaml"))
@@ -23,9 +23,11 @@ def test_a_recipe_needs_no_more_than_its_task(file: Path) -> None:
 def test_every_key_is_read(file: Path) -> None:
     recipe = Recipe(
         task="squad",
-        method="lora",
+        method="stacked_unipelt",
         backbone="a/b",
         seed=7,
+        has_gates=False,
+        blocks=2,
         epochs=2,
         batch_size=3,
         adapter_rate=0.1,
@@ -46,6 +48,10 @@ def test_every_key_is_read(file: Path) -> None:
         holdout_rows=11,
         patience=2,
         precision="fp32",
+        rows_at_once=2,
+        train_rows=100,
+        class_weights={"positive": 2.0},
+        search=(Trial(adapter_rate=0.1, head_rate=0.2, backbone_rate=0.3, epochs=2, holdout=50.0),),
     )
     written, defaults = (each.model_dump(mode="json") for each in (recipe, Recipe(task="sst2")))
     excluded = {"initial_adapter"}  # by a reparametrised prefix
@@ -62,10 +68,13 @@ def test_every_key_is_read(file: Path) -> None:
             "task: sst2\ninitial_adapter: mnli\nis_prefix_reparametrised: true\n",
             "cannot start from an initial_adapter",
         ),
-        ("task: sst2\ninitial_adapter: mnli\nmethod: full\n", "has no components to start"),
+        ("task: sst2\ninitial_adapter: mnli\nmethod: full\n", "method full cannot start"),
+        ("task: sst2\nhas_gates: false\nmethod: lora\n", "method lora has none to leave out"),
+        ("task: sst2\nblocks: 2\nmethod: unipelt\n", "only stacked_unipelt has them"),
         ("task: sst2\npatience: 3\n", "patience needs holdout_rows"),
         ("task: sst2\nmethod: adapters\n", "method"),
-        ("task: sst2\nmethod: full\nprecision: int8\n", "learns the weights"),
+        ("task: sst2\nmethod: full\nprecision: int8\n", "that int8 would round"),
+        ("task: sst2\nmethod: bitfit\nprecision: int8\n", "that int8 would round"),
         ("task: sst2\nepochs: 0\n", "epochs"),
         ("task: sst2\nbatch_size: many\n", "batch_size"),
         ("task: sst2\nadapter_rate: 1.5\n", "adapter_rate"),
@@ -111,7 +120,7 @@ def test_a_shipped_recipe_is_that_of_the_task_in_its_file_name(shipped: Path) ->
 
 
 def test_a_task_without_a_recipe_of_its_own_gets_the_defaults() -> None:
-    assert recipe_of_task("wnli") == Recipe(task="wnli")
+    assert recipe_of_task("rct") == Recipe(task="rct")
 
 
 def test_a_recipe_is_for_a_task_of_the_catalogue() -> None:

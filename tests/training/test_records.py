@@ -71,6 +71,11 @@ def test_a_record_is_written_whole_or_not_at_all(
     assert not file.exists()
 
 
+def test_runs_on_few_rows_and_of_ones_own_task_have_files_of_their_own() -> None:
+    few = Recipe(task="sst2", train_rows=100)
+    assert record_file(Path(), few) == Path("sst2-100rows-unipelt_prompt-seed1.json")
+
+
 def test_an_unknown_key_makes_no_record(record: Record) -> None:
     with pytest.raises(ValidationError, match="colour"):
         Record.model_validate(record.model_dump() | {"colour": "red"})

@@ -22,18 +22,24 @@ from upt_testing.serving import make_settings, serving
 from upt_training import cli
 from upt_training.cli import app
 from upt_training.experiment import Experiment
-from upt_training.recipe import Recipe
+from upt_training.metrics import measure
 from upt_training.records import Record
 from upt_zoo.backbone import Backbone
 from upt_zoo.local.store import Store
 from upt_zoo.nn.encoder import load_encoder
 from upt_zoo.references import Reference
-from upt_zoo.tasks import TASKS
+from upt_zoo.tasks import TASKS, find_task
 
 METRICS = {
     "sst2": ("accuracy",),
     "stsb": ("pearson", "spearmanr"),
     "squad": ("f1", "exact_match"),
+}
+_PAGES, _OF_ALL = ("report.md", "report.json"), ("gates.svg", "learning.svg")
+PLOTS = {
+    "sst2": (*_PAGES, "confusion.svg", "calibration.svg", *_OF_ALL),
+    "stsb": (*_PAGES, *_OF_ALL),
+    "squad": (*_PAGES, *_OF_ALL),
 }
 TIMEOUT_S = 120.0  # far beyond what anything here takes; only a hanging test meets it
 
@@ -177,6 +183,54 @@ def test_evaluate_reads_an_adapter_of_another_store(shared: Desk, desk: Desk) ->
     assert desk.evaluate(remote) == shared.evaluate("sst2")
 
 
+# Reports
+
+
+@pytest.mark.parametrize("task", METRICS)
+def test_a_report_has_the_figures_and_the_plots_but_no_texts(
+    shared: Desk, tmp_path: Path, task: str
+) -> None:
+    record = shared.root / "records" / f"{task}-unipelt_prompt-seed1.json"
+    options = ("--record", str(record), "--worst", "3", "--split", "dev")
+    result = shared.run("report", task, "--out", str(tmp_path), *options)
+    assert result.code == 0, result.stderr
+    assert result.stdout.split() == [str(tmp_path / name) for name in PLOTS[task]]
+    facts = json.loads((tmp_path / "report.json").read_text())
+    assert facts["metrics"] == dev_metrics(shared.store, task)
+    assert facts["intervals"].keys() == facts["metrics"].keys()
+    assert [set(layer) for layer in facts["gates"]] == [
+        {"lora.q", "lora.v", "prefix", "bottleneck"}
+    ] * 2
+    assert all(0 < value < 1 for layer in facts["gates"] for value in layer.values())
+    assert 0 < len(facts["mistakes"]) <= 3
+    assert facts["mistakes"][0].keys() == {"row", "gold", "given", "weight"}
+    page = (tmp_path / "report.md").read_text()
+    assert "![Gates](gates.svg)" in page
+    assert "the " not in page.partition("## Worst")[2]
+
+
+def test_a_report_writes_texts_when_it_is_told_to(shared: Desk, tmp_path: Path) -> None:
+    result = shared.run("report", "stsb", "--out", str(tmp_path), "--texts")
+    assert result.code == 0, result.stderr
+    facts = json.loads((tmp_path / "report.json").read_text())
+    first = facts["mistakes"][0]
+    assert len(first["texts"]) == 2
+    page = (tmp_path / "report.md").read_text()
+    assert f"| {first['row']} | {first['gold']} | {first['given']} |" in page
+    assert " / ".join(first["texts"]) in page
+    assert not (tmp_path / "learning.svg").exists()
+
+
+def test_a_record_holds_what_its_metrics_were_computed_from(shared: Desk) -> None:
+    for task in METRICS:
+        file = shared.root / "records" / f"{task}-unipelt_prompt-seed1.json"
+        record = Record.model_validate_json(file.read_bytes())
+        assert len(record.losses) == 2
+        found = measure(find_task(task), record.outcomes["dev"].unpack())
+        wanted = {f"dev/{name}": value for name, value in found.items()}
+        assert record.metrics == pytest.approx(wanted, abs=0.1)
+
+
 async def test_evaluate_through_a_server_finds_the_same(shared: Desk, backbone: Backbone) -> None:
     settings = make_settings(shared.store.root)
     async with serving(settings, backbone, TorchRunner(load_encoder(backbone))) as served:
@@ -194,7 +248,7 @@ def test_json_prints_the_record_and_progress_is_json_where_there_is_no_terminal(
     ]
     assert [record.recipe.task for record in printed] == list(METRICS)
     for record in printed:
-        stored = shared.store.resolve(Reference.parse(record.recipe.task))
+        stored = shared.store.resolve(Reference.parse(record.recipe.task_name))
         assert record.adapter == f"{stored.reference}@{stored.digest}"
         assert record.metrics == stored.spec.lineage.metrics
     events = [json.loads(line) for line in (shared.root / "stderr").read_text().splitlines()]
@@ -409,7 +463,7 @@ def one_line(result: Result) -> str:
         (("NOWHERE.yaml",), 64, "NOWHERE.yaml"),
         (("--task", "sst3"), 66, "no task 'sst3'"),
         (("MISSING",), 66, "mrpc/train.jsonl.gz"),
-        (("BAD",), 64, "cola/train, row 1"),
+        (("BAD",), 64, "cola/train.jsonl.gz, row 2"),
     ],
 )
 def test_a_run_that_cannot_start_is_one_line_and_a_code(
@@ -499,7 +553,9 @@ def help_modules() -> set[str]:
     return set(result.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["torch", "numpy", "sklearn", "scipy", "yaml", "grpc"])
+@pytest.mark.parametrize(
+    "module", ["torch", "numpy", "matplotlib", "sklearn", "scipy", "yaml", "grpc"]
+)
 def test_help_loads_no_heavy_module(help_modules: set[str], module: str) -> None:
     assert "typer" in help_modules
     assert module not in help_modules
@@ -507,7 +563,8 @@ def test_help_loads_no_heavy_module(help_modules: set[str], module: str) -> None
 
 def test_every_flag_and_argument_is_explained() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]  # it is a group
-    assert set(commands) == {"run", "evaluate", "table", "tasks"}
+    training = {"run", "search", "pretrain"}
+    assert set(commands) == training | {"evaluate", "report", "table", "tasks"}
     for command in commands.values():
         assert command.help
         assert all(parameter.help for parameter in command.params), command.name

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from upt_training.data import Example, GoldSpans
+from upt_training.data import Example
+from upt_training.gold import Gold, GoldSpans
 from upt_zoo.spec import AdapterSpec
 from upt_zoo.tokenization import Tokenizer, TokenRow
 
@@ -20,10 +21,10 @@ _POOL_BATCHES = 50  # batches sorted by length together: little padding, still w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """One training row: a label, a value, or the (first, last) token of the answer."""
+    """One training row: a label or set of labels, a value, or the answer's (first, last) token."""
 
     row: TokenRow
-    target: int | float | tuple[int, int]
+    target: int | float | frozenset[int] | tuple[int, int]
 
 
 def features_of(
@@ -31,13 +32,11 @@ def features_of(
 ) -> list[Feature]:
     """Tokenise examples into training rows."""
     is_span = spec.head.kind == "span"
-    features = []
-    for example in examples:
-        for row in tokenizer.encode(spec.task, example.texts, is_span=is_span):
-            gold = example.gold
-            target = _answer_tokens(row, gold) if isinstance(gold, GoldSpans) else gold
-            features.append(Feature(row=row, target=target))
-    return features
+    return [
+        Feature(row=row, target=_target(row, example.gold))
+        for example in examples
+        for row in tokenizer.encode(spec.task, example.texts, is_span=is_span)
+    ]
 
 
 def batches_of(
@@ -57,11 +56,18 @@ def batches_of(
 
 
 def loss_of(
-    spec: AdapterSpec, logits: Sequence[Tensor], batch: Sequence[Feature], *, deviation: float
+    spec: AdapterSpec,
+    logits: Sequence[Tensor],
+    batch: Sequence[Feature],
+    *,
+    deviation: float,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean loss: cross-entropy, of start and end for spans; squared error for values.
+    """Return the mean loss over the batch's rows.
 
-    Squared errors are in units of the targets' ``deviation``.
+    It is the cross-entropy, of start and end for spans and of each label for sets of labels;
+    squared error for values. Squared errors are in units of the targets' ``deviation``; with
+    ``class_weights`` [label] a row counts as much as its label.
     """
     if spec.head.kind == "span":
         padded = torch.nn.utils.rnn.pad_sequence(
@@ -70,10 +76,26 @@ def loss_of(
         targets = torch.tensor([feature.target for feature in batch])
         return functional.cross_entropy(padded, targets)
     stacked = torch.stack(list(logits))
+    if spec.head.kind == "multi_label":
+        return functional.binary_cross_entropy_with_logits(stacked, _indicators(batch, stacked))
     targets = torch.tensor([feature.target for feature in batch])
     if spec.head.kind == "regression":
         return functional.mse_loss(stacked[:, 0] / deviation, targets.float() / deviation)
-    return functional.cross_entropy(stacked, targets)
+    losses = functional.cross_entropy(stacked, targets, weight=class_weights, reduction="none")
+    return losses.mean()
+
+
+def _indicators(batch: Sequence[Feature], like: Tensor) -> Tensor:
+    """Return [row, label] with 1 where the label is one of the row's."""
+    targets = torch.zeros_like(like)
+    for row, feature in enumerate(batch):
+        if isinstance(feature.target, frozenset):
+            targets[row, sorted(feature.target)] = 1.0
+    return targets
+
+
+def _target(row: TokenRow, gold: Gold) -> int | float | frozenset[int] | tuple[int, int]:
+    return _answer_tokens(row, gold) if isinstance(gold, GoldSpans) else gold
 
 
 def _answer_tokens(row: TokenRow, gold: GoldSpans) -> tuple[int, int]:

@@ -1,6 +1,8 @@
 """The card of an adapter: Markdown for people, made from the spec alone."""
 
-from upt_zoo.spec import AdapterSpec
+from pydantic import JsonValue
+
+from upt_zoo.spec import AdapterSpec, Lineage
 
 
 def write_card(spec: AdapterSpec, *, train_rows: int, holdout_rows: int) -> str:
@@ -18,9 +20,9 @@ def write_card(spec: AdapterSpec, *, train_rows: int, holdout_rows: int) -> str:
         f"# {spec.task.name}",
         spec.task.description,
         f"`{spec.method}` on `{backbone.hub_id}` (`{backbone.digest}`).",
+        _question(spec),
         "## Quality",
-        _table(("split/metric", "%"), [(n, f"{v:.2f}") for n, v in lineage.metrics.items()]),
-        "In fp32, by these very tensors. Dev and test files were read once, after training.",
+        *_quality(lineage),
         "## Parameters",
         _table(
             ("trained", "served, without the head", "head"),
@@ -34,7 +36,7 @@ def write_card(spec: AdapterSpec, *, train_rows: int, holdout_rows: int) -> str:
         ),
         "## Data",
         f"{lineage.data}. Licence of the data: {lineage.data_licence}. Commercial use: "
-        f"{lineage.commercial_use}.",
+        f"{lineage.commercial_use}. Licence of the adapter: {lineage.licence}.",
         _table(
             ("file", "rows", "sha256"),
             [(f.name, f"{f.rows:,}", f.digest.removeprefix("sha256:")) for f in lineage.files],
@@ -43,11 +45,41 @@ def write_card(spec: AdapterSpec, *, train_rows: int, holdout_rows: int) -> str:
         f"Overlap with the backbone's own data: {lineage.backbone_overlap or 'none known'}.",
         "## Recipe",
         f"Seed {lineage.seed}, {lineage.precision} products, upt {lineage.code_version}.",
-        _table(("key", "value"), [(key, str(value)) for key, value in lineage.recipe.items()]),
+        _table(("key", "value"), [(key, _shown(value)) for key, value in lineage.recipe.items()]),
     ]
-    return "\n\n".join(paragraphs) + "\n"
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
+
+
+def _question(spec: AdapterSpec) -> str:
+    fields = ", ".join(f"`{field}`" for field in spec.task.fields)
+    labels = ", ".join(spec.head.labels or ())
+    answers = {
+        "classification": f"one of {labels}",
+        "multi_label": f"any of {labels}",
+        "regression": "a number",
+        "span": "words of the second",
+    }
+    return f"Reads {fields} and answers with {answers[spec.head.kind]}."
+
+
+def _quality(lineage: Lineage) -> list[str]:
+    if not lineage.metrics:
+        return ["Not measured: there was no dev or test file."]
+    is_held = all(name.startswith("holdout/") for name in lineage.metrics)
+    return [
+        _table(("split/metric", "%"), [(n, f"{v:.2f}") for n, v in lineage.metrics.items()]),
+        "On rows held out of the training."
+        if is_held
+        else "In fp32, by these very tensors. Dev and test files were read once, after training.",
+    ]
+
+
+def _shown(value: JsonValue) -> str:
+    """Spell a recipe's value; of a task of one's own, which the card describes, the name."""
+    return str(value["name"]) if isinstance(value, dict) and "name" in value else str(value)
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [header, ("---",) * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -1,31 +1,33 @@
 """The command ``upt-train``: results on stdout, progress on stderr, one line for an error.
 
-Exit codes are those of ``upt_zoo.terminal``. Only this module reads the environment
-(``UPT_DATA_DIR``, ``UPT_ZOO_HOME``) and sets it. Everything beyond typer is imported inside the
-commands, which keeps ``--help`` fast.
+Exit codes are those of ``upt_zoo.terminal``. Only its options read the environment
+(``UPT_DATA_DIR``, ``UPT_ZOO_HOME``), and only it sets it. Everything beyond typer is imported
+inside the commands, which keeps ``--help`` fast.
 """
 
-import hashlib
 import json
 import os
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upt_zoo.errors import Conflict, InvalidInput, InvalidReference
+from upt_training.commands.learning import add_learning_commands
+from upt_training.options import DataFolder, Threads, set_threads
+from upt_zoo.errors import InvalidInput
 from upt_zoo.options import AsJson, Home
 from upt_zoo.terminal import run_command
 
 if TYPE_CHECKING:
-    from upt_training.experiment import Trained
-    from upt_training.recipe import Recipe
+    from upt_training.data import Split
     from upt_zoo.answers import Answer
     from upt_zoo.local.store import Store, StoredAdapter
-    from upt_zoo.tensors import Array
+    from upt_zoo.nn.adapter import PreparedAdapter
+    from upt_zoo.nn.encoder import Encoder
+    from upt_zoo.spec import AdapterSpec
+    from upt_zoo.tasks import Task
+    from upt_zoo.tokenization import Tokenizer
 
 app = typer.Typer(
     help="Train adapters, evaluate them and register them in the zoo.",
@@ -34,18 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-DataFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        envvar="UPT_DATA_DIR",
-        help="Folder of <task>/<split>.jsonl.gz.",
-        show_default="the Hugging Face hub",
-        file_okay=False,
-        exists=True,
-    ),
-]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads that compute.")]
+add_learning_commands(app)
 
 
 def main() -> None:
@@ -53,65 +44,6 @@ def main() -> None:
     # oneDNN compiles a kernel a shape; its default memory of 1,024 is too short for an epoch
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
     run_command(app, "upt-train")
-
-
-@app.command()
-def run(
-    context: typer.Context,
-    recipes: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[RECIPE.yaml...]", help="Run one after the other."),
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="A task of the catalogue, with its own recipe.")
-    ] = None,
-    method: Annotated[str | None, typer.Option(help="Instead of the recipe's own.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's own.")] = None,
-    backbone_precision: Annotated[
-        str | None, typer.Option(help="bf16, fp32 or int8, instead of the recipe's own.")
-    ] = None,
-    max_minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="End the schedule after this time.")
-    ] = None,
-    version: Annotated[
-        str | None, typer.Option(help="Publish as this version.", show_default="the next patch")
-    ] = None,
-    records: Annotated[
-        Path | None,
-        typer.Option(help="Folder of run records; what has one is skipped.", file_okay=False),
-    ] = None,
-    no_publish: Annotated[
-        bool, typer.Option("--no-publish", help="Leave the zoo as it is; for comparisons.")
-    ] = False,
-    data: DataFolder = None,
-    home: Home = None,
-    threads: Threads = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train, evaluate on dev and test files, and register in the zoo.
-
-    A run that was interrupted goes on where it was when it is started again.
-    """
-    from upt_zoo.catalogue import home_store
-    from upt_zoo.references import is_version
-
-    if version is not None and not is_version(version):
-        raise InvalidReference(f"--version: expected MAJOR.MINOR.PATCH, got {version!r}")
-    wanted = {"method": method, "seed": seed, "precision": backbone_precision}
-    changes = {name: value for name, value in wanted.items() if value is not None}
-    for wanted_recipe in _recipes(recipes or [], task, changes):
-        recipe, initial = _started(context, wanted_recipe, home)
-        _run(
-            recipe,
-            initial,
-            store=None if no_publish else home_store(home),
-            data=data,
-            records=records,
-            max_minutes=max_minutes,
-            version=version,
-            threads=threads,
-            as_json=as_json,
-        )
 
 
 @app.command()
@@ -127,36 +59,29 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="The file to read.", show_default="the first dev file")
     ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RECIPE.yaml",
+            help="The recipe of a task of one's own.",
+            show_default="a task of the catalogue",
+        ),
+    ] = None,
     data: DataFolder = None,
     home: Home = None,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate an adapter on a labelled file of its task, here or through a running server."""
-    from upt_training.data import read_split, splits_in
+    from upt_training.evaluation import answers_in_process
     from upt_training.metrics import score
-    from upt_zoo.commands.remotes import store_of
-    from upt_zoo.references import Reference
-    from upt_zoo.tasks import find_task
 
-    reference = Reference.parse(ref)
-    store = store_of(context, reference, home, offline=False)
-    stored = store.resolve(reference)
-    known = find_task(stored.spec.task.name)
-    splits = splits_in(known, folder=data)
-    if not splits and split is None:
-        raise InvalidInput(f"no dev file of {known.name}: set UPT_DATA_DIR or --data")
-    if stored.spec.head.labels != known.labels:
-        raise InvalidInput(
-            f"{stored.reference} has the labels {stored.spec.head.labels}, the files of "
-            f"{known.name} those of the catalogue, {known.labels}: they cannot be compared"
-        )
-    rows = read_split(known, split or splits[0], folder=data)
+    store, stored, known, rows = _labelled(context, ref, split, recipe, data, home)
     texts = [example.texts for example in rows.examples]
     answers = (
         _answers_of_server(server, stored, texts)
         if server
-        else _answers_in_process(store, stored, texts, threads)
+        else answers_in_process(*_load(store, stored, threads), texts)
     )
     metrics = score(known, rows.examples, answers)
     if as_json:
@@ -170,6 +95,63 @@ def evaluate(
 
 
 @app.command()
+def report(
+    context: typer.Context,
+    ref: Annotated[str, typer.Argument(metavar="REF", help="[remote/]name[:version][@digest]")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Write report and plots there.", file_okay=False),
+    ],
+    split: Annotated[
+        str | None, typer.Option(help="The file to read.", show_default="the first dev file")
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RECIPE.yaml",
+            help="The recipe of a task of one's own.",
+            show_default="a task of the catalogue",
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RECORD.json", help="Draw this run's learning curves too.", exists=True
+        ),
+    ] = None,
+    worst: Annotated[int, typer.Option(min=0, help="Worst errors to list.")] = 20,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Write the texts of the worst errors too.")
+    ] = False,
+    data: DataFolder = None,
+    home: Home = None,
+    threads: Threads = None,
+) -> None:
+    """Say where an adapter errs: intervals, confusion, calibration, worst errors, gates, plots."""
+    from upt_training.evaluation import answers_in_process, gates_in_process
+    from upt_training.inspection import inspect
+    from upt_training.records import read_record
+    from upt_training.report import write_report
+
+    run = None if record is None else read_record(record)
+    store, stored, known, rows = _labelled(context, ref, split, recipe, data, home)
+    inputs = [example.texts for example in rows.examples]
+    model = _load(store, stored, threads)
+    answers = answers_in_process(*model, inputs)
+    files = write_report(
+        out,
+        f"{stored.reference}@{stored.digest}",
+        rows.file,
+        inspect(known, rows.examples, answers, worst=worst),
+        gates=gates_in_process(*model, inputs),
+        record=run,
+        examples=rows.examples if texts else None,
+    )
+    for file in files:
+        typer.echo(file)
+
+
+@app.command()
 def table(
     records: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Folder of run records.", file_okay=False)
@@ -177,16 +159,39 @@ def table(
     split: Annotated[
         str | None, typer.Option(help="The file to read off.", show_default="the first dev file")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD", help="Print each method's points above this one, with intervals."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", help="Draw scores against parameters.", dir_okay=False),
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print tasks by methods, mean and deviation over seeds, out of run records alone."""
-    from upt_training.table import as_markdown, cells_of, read_records
+    from upt_training import differences, table
 
-    cells = cells_of(read_records(records), split=split)
-    if as_json:
-        typer.echo(json.dumps([cell.as_json() for cell in cells], indent=2))
+    if as_csv and as_json:
+        raise InvalidInput("expected --csv or --json, got both")
+    found = table.read_records(records)
+    cells = table.cells_of(found, split=split)
+    if plot is not None:
+        from upt_training.drawing import draw_scores, save
+
+        save(draw_scores(cells), plot)
+    if against is None:
+        rows, markdown = [cell.as_json() for cell in cells], table.as_markdown(cells)
     else:
-        typer.echo(as_markdown(cells))
+        points = differences.differences_of(found, against, split=split)
+        rows, markdown = [each.as_json() for each in points], differences.as_markdown(points)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        typer.echo(table.as_csv(rows) if as_csv else markdown, nl=not as_csv)
 
 
 @app.command()
@@ -205,105 +210,28 @@ def tasks(as_json: AsJson = False) -> None:
         typer.echo(f"{each.name:<20} {', '.join(each.metrics):<24} {each.description}")
 
 
-def _recipes(
-    files: Sequence[Path], task: str | None, changes: dict[str, str | int]
-) -> list["Recipe"]:
-    from upt_training.recipe import read_recipe, recipe_of_task
+def _task_of_adapter(
+    stored: "StoredAdapter", recipe: Path | None, data: Path | None
+) -> "tuple[Task, Path | None]":
+    """Return the task that an adapter was trained for, and the folder of its files."""
+    from upt_training.recipe import read_recipe, task_of
+    from upt_zoo.tasks import TASKS, find_task
 
-    if bool(files) == bool(task):
-        raise InvalidInput("expected recipe files or --task NAME, and not both")
-    found = [recipe_of_task(task)] if task else [read_recipe(file) for file in files]
-    return [recipe.changed(changes) for recipe in found]
-
-
-def _run(
-    recipe: "Recipe",
-    initial: "Mapping[str, Array] | None",
-    *,
-    store: "Store | None",
-    data: Path | None,
-    records: Path | None,
-    max_minutes: float | None,
-    version: str | None,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    from upt_training.experiment import Experiment
-    from upt_training.progress import reporting
-    from upt_training.records import Record, read_record, record_file, write_record
-
-    file = record_file(records, recipe) if records else None
-    if file is not None and file.exists():
-        if not read_record(file).is_of(recipe):
-            raise Conflict(f"{file} is of another recipe; name another folder of records")
-        typer.echo(f"{file} exists: skipped", err=True)
-        return
-    _set_threads(threads)
-    experiment = Experiment(recipe, data_folder=data, initial=initial)
-    checkpoint = _checkpoint(experiment.recipe)
-    with reporting(sys.stderr, as_json=as_json) as reporter:
-        trained = experiment.run(
-            reporter,
-            checkpoint=checkpoint,
-            max_seconds=None if max_minutes is None else max_minutes * 60,
+    name, head = stored.spec.task.name, stored.spec.head
+    if recipe is None and name not in TASKS:
+        raise InvalidInput(f"{name} is no task of the catalogue: name its recipe with --recipe")
+    known = find_task(name) if recipe is None else task_of(read_recipe(recipe))
+    if (known.name, known.kind) != (name, head.kind):
+        raise InvalidInput(
+            f"{stored.reference} is for the task {name} ({head.kind}), the recipe for "
+            f"{known.name} ({known.kind}): they cannot be compared"
         )
-    adapter = _publish(store, recipe, trained, version)
-    record = Record.of(experiment.recipe, trained, adapter=adapter, max_minutes=max_minutes)
-    if file is not None:
-        write_record(file, record)
-    checkpoint.unlink(missing_ok=True)  # not before the result is safe
-    if as_json:
-        typer.echo(record.model_dump_json())
-    else:
-        _print_result(record.adapter, record.metrics)
-
-
-def _started(
-    context: typer.Context, recipe: "Recipe", home: Path | None
-) -> "tuple[Recipe, Mapping[str, Array] | None]":
-    """Pin the recipe's initial adapter by its digest and read it."""
-    from upt_zoo.commands.remotes import store_of
-    from upt_zoo.references import Reference
-
-    if recipe.initial_adapter is None:
-        return recipe, None
-    reference = Reference.parse(recipe.initial_adapter)
-    origin = store_of(context, reference, home, offline=False)
-    stored = origin.resolve(reference)
-    _, tensors = origin.load(stored)
-    pinned = replace(reference, tag=stored.version, digest=stored.digest)
-    return recipe.changed({"initial_adapter": str(pinned)}), tensors
-
-
-def _publish(
-    store: "Store | None", recipe: "Recipe", trained: "Trained", version: str | None
-) -> str | None:
-    """Publish, if there is a store; full fine-tuning has no adapter."""
-    from upt_training.card import write_card
-
-    if store is None or recipe.method == "full":
-        return None
-    card = write_card(
-        trained.spec, train_rows=trained.train_rows, holdout_rows=trained.holdout_rows
-    )
-    stored = store.publish(trained.spec, trained.tensors, card, version=version)
-    return f"{stored.reference}@{stored.digest}"
-
-
-def _print_result(adapter: str | None, metrics: dict[str, float]) -> None:
-    typer.echo(f"published {adapter}" if adapter else "not published")
-    for name, value in metrics.items():
-        typer.echo(f"{name} {value:.2f}")
-
-
-def _checkpoint(recipe: "Recipe") -> Path:
-    """Say where a run's checkpoint stands: in the user's cache, by the recipe."""
-    import platformdirs
-
-    directory = platformdirs.user_cache_path("upt", appauthor=False) / "checkpoints"
-    directory.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]
-    return directory / f"{recipe.task}-{recipe.method}-{digest}.safetensors"
+    if head.labels != known.labels:
+        raise InvalidInput(
+            f"{stored.reference} has the labels {head.labels}, the files of "
+            f"{known.name} have {known.labels}: they cannot be compared"
+        )
+    return known, recipe.parent if recipe is not None and known.files is not None else data
 
 
 def _answers_of_server(
@@ -316,22 +244,42 @@ def _answers_of_server(
         return answers_of_server(client, f"{stored.name}@{stored.digest}", texts)
 
 
-def _answers_in_process(
-    store: "Store",
-    stored: "StoredAdapter",
-    texts: Sequence[tuple[str, ...]],
-    threads: int | None,
-) -> "list[Answer]":
+def _labelled(
+    context: typer.Context,
+    ref: str,
+    split: str | None,
+    recipe: Path | None,
+    data: Path | None,
+    home: Path | None,
+) -> "tuple[Store, StoredAdapter, Task, Split]":
+    """Find an adapter and a labelled file of its task."""
+    from upt_training.data import read_split, splits_in
+    from upt_zoo.commands.remotes import store_of
+    from upt_zoo.references import Reference
+
+    reference = Reference.parse(ref)
+    store = store_of(context, reference, home, offline=False)
+    stored = store.resolve(reference)
+    known, folder = _task_of_adapter(stored, recipe, data)
+    splits = splits_in(known, folder=folder)
+    if not splits and split is None:
+        raise InvalidInput(f"no dev file of {known.name}: set UPT_DATA_DIR or --data")
+    return store, stored, known, read_split(known, split or splits[0], folder=folder)
+
+
+def _load(
+    store: "Store", stored: "StoredAdapter", threads: int | None
+) -> "tuple[Encoder, PreparedAdapter, AdapterSpec, Tokenizer]":
+    """Load an adapter and its backbone to answer in this process."""
     import torch
 
-    from upt_training.evaluation import answers_in_process
     from upt_zoo.backbone import resolve_backbone
     from upt_zoo.errors import WrongBackbone
     from upt_zoo.nn.adapter import prepare
     from upt_zoo.nn.encoder import load_encoder
     from upt_zoo.tokenization import Tokenizer
 
-    _set_threads(threads)
+    set_threads(threads)
     backbone = resolve_backbone(stored.spec.backbone.hub_id)
     if backbone.identity.digest != stored.spec.backbone.digest:
         raise WrongBackbone(
@@ -342,14 +290,7 @@ def _answers_in_process(
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     adapter = prepare(spec, tensors, dtype=torch.float32)
     tokenizer = Tokenizer(backbone.tokenizer_file)
-    return answers_in_process(load_encoder(backbone), adapter, spec, tokenizer, texts)
-
-
-def _set_threads(threads: int | None) -> None:
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
+    return load_encoder(backbone), adapter, spec, tokenizer
 
 
 if __name__ == "__main__":

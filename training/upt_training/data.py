@@ -1,28 +1,18 @@
-"""Rows of a task, from a folder of ``<task>/<split>.jsonl.gz`` or from the Hugging Face hub."""
+"""Rows of a task: from a folder of ``<task>/<split>.jsonl.gz``, the hub, or a user's own files."""
 
-import gzip
 import hashlib
-import io
 import json
-import math
 import random
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upt_zoo.errors import DataNotFound, InvalidInput
+from upt_training.gold import Gold, gold_of
+from upt_training.row_files import rows_of
+from upt_zoo.errors import DataNotFound, InvalidInput, InvalidSpec
 from upt_zoo.spec import DataFile
-from upt_zoo.tasks import Task
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GoldSpans:
-    """All accepted answers of a question; ``starts`` are code points of the context."""
-
-    texts: tuple[str, ...]
-    starts: tuple[int, ...]
+from upt_zoo.tasks import FileSource, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +20,7 @@ class Example:
     """One labelled input: texts in the order of the task's fields, and its gold answer."""
 
     texts: tuple[str, ...]
-    gold: int | float | GoldSpans
+    gold: Gold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,27 +34,35 @@ class Split:
 def read_split(task: Task, split: str, *, folder: Path | None) -> Split:
     """Read a split of the task from ``folder`` (``UPT_DATA_DIR``), or from the hub without one.
 
+    The files of a user's own task are named relative to ``folder``.
+
     Raises:
         DataNotFound: no such file, or no folder and no copy on the hub.
-        InvalidInput: the file is not gzip'ed JSON lines or has none, or a row lacks a field or a
-            valid gold answer.
+        InvalidInput: the file does not have its format or has no rows, or a row lacks a field or a
+            valid gold answer; file, row (from 1) and column are named.
     """
-    if folder is None:
+    if task.files is not None:
+        file = (folder or Path()) / _path(task, task.files, split)
+    elif folder is not None:
+        file = folder / task.name / f"{split}.jsonl.gz"
+    else:
         return _read_hub(task, split)
-    file = folder / task.name / f"{split}.jsonl.gz"
     if not file.is_file():
         raise DataNotFound(f"task {task.name}: expected the file {file}")
     data = file.read_bytes()
-    return _split(task, split, _json_rows(file, data), digest=hashlib.sha256(data).hexdigest())
+    digest = hashlib.sha256(data).hexdigest()
+    return _split(task, split, rows_of(file, data), digest=digest, source=str(file))
 
 
 def splits_in(task: Task, *, folder: Path | None) -> tuple[str, ...]:
     """Return the names of the evaluation splits at hand: dev files, then test files."""
-    if folder is None:
+    if task.files is not None:
+        names = set(task.files.paths)
+    elif folder is not None:
+        files = (folder / task.name).glob("*.jsonl.gz")
+        names = {file.name.removesuffix(".jsonl.gz") for file in files}
+    else:
         return ("dev",) if task.hub else ()
-    names = {
-        file.name.removesuffix(".jsonl.gz") for file in (folder / task.name).glob("*.jsonl.gz")
-    }
     return tuple(
         sorted(
             (name for name in names if not name.startswith("train")),
@@ -73,19 +71,12 @@ def splits_in(task: Task, *, folder: Path | None) -> tuple[str, ...]:
     )
 
 
-def _json_rows(file: Path, data: bytes) -> Iterator[Mapping[str, object]]:
-    try:
-        lines = io.BytesIO(gzip.decompress(data))  # bytes, because text has more line ends than \n
-    except (OSError, EOFError, zlib.error) as error:
-        raise InvalidInput(f"{file}: expected gzip'ed JSON lines ({error})") from error
-    for number, line in enumerate(lines):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InvalidInput(f"{file}, row {number}: expected a JSON object ({error})") from error
-        if not isinstance(row, dict):
-            raise InvalidInput(f"{file}, row {number}: expected a JSON object, got {row!r:.40}")
-        yield row
+def _path(task: Task, files: FileSource, split: str) -> str:
+    if split not in files.paths:
+        raise DataNotFound(
+            f"task {task.name}: no file for {split}; files has {', '.join(files.paths)}"
+        )
+    return files.paths[split]
 
 
 def _read_hub(task: Task, split: str) -> Split:
@@ -104,7 +95,7 @@ def _read_hub(task: Task, split: str) -> Split:
             f"task {task.name}: {task.hub.path} could not be read from the hub "
             f"({type(error).__name__}); set UPT_DATA_DIR to read local files"
         ) from error
-    return _split(task, split, rows, digest=_rows_digest(rows))
+    return _split(task, split, rows, digest=_rows_digest(rows), source=f"{task.hub.path}/{split}")
 
 
 def _rows_digest(rows: Iterable[Mapping[str, object]]) -> str:
@@ -114,51 +105,41 @@ def _rows_digest(rows: Iterable[Mapping[str, object]]) -> str:
     return digest.hexdigest()
 
 
-def _split(task: Task, split: str, rows: Iterable[Mapping[str, object]], *, digest: str) -> Split:
-    examples = tuple(_example(task, split, number, row) for number, row in enumerate(rows))
+def _split(
+    task: Task, split: str, rows: Iterable[Mapping[str, object]], *, digest: str, source: str
+) -> Split:
+    examples = tuple(_example(task, source, number, row) for number, row in enumerate(rows, 1))
     if not examples:
-        raise InvalidInput(f"{task.name}/{split}: expected rows, got none")
+        raise InvalidInput(f"{source}: expected rows, got none")
     file = DataFile(name=f"{task.name}/{split}", digest=f"sha256:{digest}", rows=len(examples))
     return Split(file=file, examples=examples)
 
 
-def _example(task: Task, split: str, number: int, row: Mapping[str, object]) -> Example:
-    try:
-        texts = tuple(_text(row[field]) for field in task.fields)
-        return Example(texts=texts, gold=_gold(task, row, texts))
-    except (KeyError, TypeError, ValueError) as error:
+def _example(task: Task, source: str, number: int, row: Mapping[str, object]) -> Example:
+    column = _gold_column(task)
+    missing = {*task.fields, column} - row.keys()
+    if missing:
         raise InvalidInput(
-            f"{task.name}/{split}, row {number}: expected the fields {', '.join(task.fields)} and "
-            f"a gold answer, got {sorted(row)} ({error})"
-        ) from error
+            f"{source}, row {number}: expected the columns {', '.join((*task.fields, column))}, "
+            f"got {', '.join(row)}"
+        )
+    for field in task.fields:
+        if not isinstance(row[field], str):
+            raise InvalidInput(
+                f"{source}, row {number}, column {field}: expected a text, "
+                f"got {type(row[field]).__name__}"
+            )
+    texts = tuple(str(row[field]) for field in task.fields)
+    try:
+        return Example(texts=texts, gold=gold_of(task, row[column], texts))
+    except ValueError as error:
+        raise InvalidInput(f"{source}, row {number}, column {column}: {error}") from error
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not a text")
-    return value
-
-
-def _gold(task: Task, row: Mapping[str, object], texts: tuple[str, ...]) -> int | float | GoldSpans:
-    if task.kind == "span":
-        return _gold_spans(row["answers"], texts[-1])
-    label = row["label"]
-    if not isinstance(label, int | float) or not math.isfinite(label):
-        raise ValueError(f"label {label!r} is not a number")
-    if task.kind == "regression":
-        return float(label)
-    if label not in range(len(task.labels or ())):
-        raise ValueError(f"label {label} is not the number of one of {task.labels}")
-    return int(label)
-
-
-def _gold_spans(answers: object, context: str) -> GoldSpans:
-    if not isinstance(answers, Mapping) or not answers["text"]:
-        raise ValueError("answers is not an object with text and answer_start of one or more")
-    for text, start in zip(answers["text"], answers["answer_start"], strict=True):
-        if context[start : start + len(text)] != text:
-            raise ValueError(f"the answer {text!r} is not at character {start} of the context")
-    return GoldSpans(texts=tuple(answers["text"]), starts=tuple(answers["answer_start"]))
+def _gold_column(task: Task) -> str:
+    if task.files is not None:
+        return task.files.gold
+    return "answers" if task.kind == "span" else "label"
 
 
 def hold_out(
@@ -184,6 +165,21 @@ def hold_out(
     for example, group in zip(examples, group_of, strict=True):
         parts[group in held].append(example)
     return parts
+
+
+def draw(examples: Sequence[Example], rows: int, *, seed: int) -> list[Example]:
+    """Draw ``rows`` examples by ``seed``, in their own order.
+
+    Raises:
+        InvalidSpec: there are fewer.
+    """
+    if rows > len(examples):
+        raise InvalidSpec(
+            f"train_rows: expected at most the {len(examples)} rows that are not held out, "
+            f"got {rows}"
+        )
+    kept = random.Random(f"draw/{seed}").sample(range(len(examples)), rows)
+    return [examples[index] for index in sorted(kept)]
 
 
 def _groups(examples: Sequence[Example]) -> list[int]:

@@ -13,6 +13,7 @@ from upt_zoo.answers import Answer, answer
 from upt_zoo.nn.adapter import PreparedAdapter
 from upt_zoo.nn.encoder import Encoder
 from upt_zoo.nn.forward import forward
+from upt_zoo.nn.gates import mean_gates
 from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec
 from upt_zoo.tokenization import Tokenizer, TokenRow
@@ -62,6 +63,25 @@ def answers_in_process(
         )
         for fields, windows in zip(texts, encoded, strict=True)
     ]
+
+
+def gates_in_process(
+    encoder: Encoder,
+    adapter: PreparedAdapter,
+    spec: AdapterSpec,
+    tokenizer: Tokenizer,
+    texts: Sequence[tuple[str, ...]],
+) -> list[dict[str, float]]:
+    """Return each layer's gates by name, the mean over all inputs' token rows."""
+    is_span = spec.head.kind == "span"
+    rows = [row for fields in texts for row in tokenizer.encode(spec.task, fields, is_span=is_span)]
+    sums: list[dict[str, float]] = [{} for _ in encoder.layers]
+    for batch in _batches(rows, adapter.prompt_length):
+        packed = [Row(ids=rows[i].ids, type_ids=rows[i].type_ids, adapter=adapter) for i in batch]
+        for layer, gates in zip(sums, mean_gates(encoder, spec, packed), strict=True):
+            for name, value in gates.items():
+                layer[name] = layer.get(name, 0.0) + value * len(batch) / len(rows)
+    return sums
 
 
 def answers_of_server(

@@ -3,8 +3,9 @@
 import importlib.metadata
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal
@@ -14,25 +15,29 @@ import torch
 from torch import Tensor
 
 from upt_training.batches import features_of
+from upt_training.comparisons import Ia3Learner, StackedLearner
 from upt_training.components import components_of
-from upt_training.data import Example, GoldSpans, Split, hold_out, read_split, splits_in
+from upt_training.data import Example, Split, draw, hold_out, read_split, splits_in
 from upt_training.evaluation import answers_in_process
 from upt_training.learner import AdapterLearner, FullLearner, Learner
-from upt_training.loop import Reporter, Trainer
-from upt_training.metrics import score
-from upt_training.recipe import Recipe
+from upt_training.loop import Progress, Reporter, Trainer
+from upt_training.losses import TaskLoss
+from upt_training.metrics import outcomes_of, score
+from upt_training.outcomes import Outcomes
+from upt_training.recipe import Learning, Recipe, task_of
 from upt_zoo import layout
+from upt_zoo.answers import Answer
 from upt_zoo.backbone import Backbone, resolve_backbone
 from upt_zoo.errors import InvalidSpec
-from upt_zoo.nn.adapter import PreparedAdapter, prepare
+from upt_zoo.nn.adapter import PreparedAdapter
 from upt_zoo.nn.encoder import Encoder, load_encoder, load_tensors
 from upt_zoo.nn.linear import is_bf16_fast
 from upt_zoo.spec import AdapterSpec, Head, Lineage
-from upt_zoo.tasks import Task, find_task
+from upt_zoo.tasks import Task
 from upt_zoo.tensors import Array
 from upt_zoo.tokenization import Tokenizer
 
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.float32}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +46,8 @@ class Trained:
 
     ``tensors`` are float16 where that left every dev metric the same, else float32; the metrics in
     the spec's lineage are theirs. ``steps`` were taken in ``seconds``; ``holdout`` has the deciding
-    metric after each epoch. ``train_rows`` were learnt from, ``holdout_rows`` held out.
+    metric after each epoch, ``losses`` its mean loss; ``outcomes`` are those of dev and test files.
+    ``train_rows`` were learnt from, ``holdout_rows`` held out.
     """
 
     spec: AdapterSpec
@@ -52,6 +58,16 @@ class Trained:
     train_rows: int
     holdout_rows: int
     seconds: float
+    losses: tuple[float, ...] = ()
+    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """What has learnt, before any dev or test file was read."""
+
+    learner: Learner
+    progress: Progress
 
 
 class Experiment:
@@ -70,15 +86,18 @@ class Experiment:
         data_folder: Path | None,
         initial: Mapping[str, Array] | None = None,
     ) -> None:
-        self.task = find_task(recipe.task)
+        self.task = task_of(recipe)
         self._data_folder, self._initial = data_folder, initial
-        self.recipe = recipe.model_copy(update={"precision": _ran_in(recipe)})
+        self.recipe = recipe.model_copy(update={"precision": ran_in(recipe)})
         self.backbone = resolve_backbone(recipe.backbone)
         _check_length(recipe, self.task, self.backbone)
+        _check_class_weights(recipe, self.task)
         self._tokenizer = Tokenizer(self.backbone.tokenizer_file)
         self._train = [read_split(self.task, name, folder=data_folder) for name in recipe.files]
         examples = [example for split in self._train for example in split.examples]
         self._examples, self._holdout = hold_out(examples, recipe.holdout_rows, seed=recipe.seed)
+        if recipe.train_rows is not None:
+            self._examples = draw(self._examples, recipe.train_rows, seed=recipe.seed)
         if not self._examples:
             raise InvalidSpec(
                 f"holdout_rows: {recipe.holdout_rows} of {len(examples)} rows held out leave none "
@@ -99,33 +118,62 @@ class Experiment:
         Raises:
             UptError: the training failed, or a dev or test file cannot be read.
         """
+        return self.finish(self.fit(reporter, checkpoint=checkpoint, max_seconds=max_seconds))
+
+    def fit(
+        self,
+        reporter: Reporter,
+        *,
+        checkpoint: Path | None = None,
+        max_seconds: float | None = None,
+    ) -> Fitted:
+        """Train, looking at train rows alone.
+
+        Raises:
+            InvalidSpec: the training failed.
+        """
         torch.manual_seed(self.recipe.seed)
         draft = self._draft_spec()
-        encoder = self._frozen_encoder(_DTYPES[self.recipe.precision])
+        encoder = self._frozen_encoder(DTYPES[self.recipe.precision])
         learner = self._learner(draft, encoder)
 
         def watch() -> dict[str, float]:
             with torch.no_grad():
                 current, adapter = learner.model()
-            return self._score(current, adapter, draft, self._holdout)
+            answers = self._answers(current, adapter, draft, self._holdout)
+            return score(self.task, self._holdout, answers)
 
         trainer = Trainer(
             self.recipe,
             draft,
             learner,
+            loss=TaskLoss(
+                learner=learner,
+                spec=draft,
+                dropout=self.recipe.dropout,
+                deviation=self._target_scale()[1],
+                class_weights=self._class_weights(),
+            ),
             evaluate=watch if self._holdout else None,
             reporter=reporter,
             checkpoint=checkpoint,
             max_seconds=max_seconds,
-            deviation=self._target_scale()[1],
         )
         trainer.run(features_of(self._examples, draft, self._tokenizer))
-        progress = trainer.progress
+        return Fitted(learner=learner, progress=trainer.progress)
+
+    def finish(self, fitted: Fitted) -> Trained:
+        """Evaluate what has learnt on every dev and test file, once.
+
+        Raises:
+            UptError: a dev or test file cannot be read.
+        """
+        draft, learner, progress = self._draft_spec(), fitted.learner, fitted.progress
         splits = [
             read_split(self.task, name, folder=self._data_folder)
             for name in splits_in(self.task, folder=self._data_folder)
         ]
-        tensors, metrics = self._round(draft, learner, splits)
+        tensors, metrics, outcomes = self._round(draft, learner, splits)
         return Trained(
             spec=self._final_spec(draft, learner, splits, metrics),
             tensors=tensors,
@@ -135,16 +183,18 @@ class Experiment:
             train_rows=len(self._examples),
             holdout_rows=len(self._holdout),
             seconds=progress.seconds,
+            losses=tuple(progress.losses),
+            outcomes=outcomes,
         )
 
     def _learner(self, spec: AdapterSpec, encoder: Encoder) -> Learner:
-        if self.recipe.method == "full":
+        if self.recipe.method in ("full", "bitfit"):
             return FullLearner(
                 self.recipe,
                 spec,
                 self.backbone.config,
                 load_tensors(self.backbone),
-                dtype=_DTYPES[self.recipe.precision],
+                dtype=DTYPES[self.recipe.precision],
                 target_scale=self._target_scale(),
             )
         count = (
@@ -152,6 +202,16 @@ class Experiment:
             if spec.prompt or spec.prefix
             else 0
         )
+        if self.recipe.method in ("stacked_unipelt", "ia3_prefix_bottleneck"):
+            is_stack = self.recipe.method == "stacked_unipelt"
+            kind = StackedLearner if is_stack else Ia3Learner
+            return kind(
+                self.recipe,
+                spec,
+                encoder,
+                start_ids=self._start_ids(spec, count * self.recipe.blocks if is_stack else count),
+                target_scale=self._target_scale(),
+            )
         return AdapterLearner(
             self.recipe,
             spec,
@@ -172,64 +232,77 @@ class Experiment:
         """Return (mean, deviation) of a regression's training values; (0, 1) otherwise."""
         if self.task.kind != "regression":
             return 0.0, 1.0
-        values = [float(e.gold) for e in self._examples if not isinstance(e.gold, GoldSpans)]
+        values = [e.gold for e in self._examples if isinstance(e.gold, float)]
         return statistics.fmean(values), statistics.pstdev(values) or 1.0
 
-    def _score(
+    def _class_weights(self) -> Tensor | None:
+        """Return [label] such that the train rows' mean weight is 1, or None without weights."""
+        wanted, labels = self.recipe.class_weights, self.task.labels or ()
+        if wanted is None:
+            return None
+        counts = Counter(example.gold for example in self._examples)
+        rows = torch.tensor([float(counts[number]) for number in range(len(labels))])
+        if wanted == "balanced":
+            weights = 1 / rows.clamp(min=1)
+        else:
+            weights = torch.tensor([wanted.get(label, 1.0) for label in labels])
+        return weights * rows.sum() / (weights * rows).sum()
+
+    def _answers(
         self,
         encoder: Encoder,
         adapter: PreparedAdapter,
         spec: AdapterSpec,
         examples: Sequence[Example],
-    ) -> dict[str, float]:
+    ) -> list[Answer]:
         texts = [example.texts for example in examples]
-        answers = answers_in_process(encoder, adapter, spec, self._tokenizer, texts)
-        return score(self.task, examples, answers)
+        return answers_in_process(encoder, adapter, spec, self._tokenizer, texts)
 
     def _round(
         self, spec: AdapterSpec, learner: Learner, splits: Sequence[Split]
-    ) -> tuple[dict[str, Array], dict[str, float]]:
-        """Return the tensors to publish and their metrics on all splits, as ``split/metric``.
+    ) -> tuple[dict[str, Array], dict[str, float], dict[str, Outcomes]]:
+        """Return the tensors to publish, their metrics as ``split/metric``, outcomes by split.
 
         They are computed as a server answers: in fp32, or in int8 for what was trained in int8.
         """
         wide: dict[str, Array] = {
             name: tensor.numpy() for name, tensor in learner.served_tensors().items()
         }
-        encoder = self._serving_encoder(learner)
-        metrics = self._score_splits(encoder, spec, wide, splits)
+        metrics, outcomes = self._score_splits(learner, spec, wide, splits)
         narrow: dict[str, Array] = {
             name: tensor.astype(np.float16) for name, tensor in wide.items()
         }
-        narrow_metrics = self._score_splits(encoder, spec, narrow, splits)
+        narrow_metrics, narrow_outcomes = self._score_splits(learner, spec, narrow, splits)
         dev = [name for name in metrics if name.startswith("dev")]
         is_same = all(round(metrics[name], 1) == round(narrow_metrics[name], 1) for name in dev)
-        return (narrow, narrow_metrics) if is_same else (wide, metrics)
-
-    def _serving_encoder(self, learner: Learner) -> Encoder:
-        if isinstance(learner, FullLearner):
-            return learner.trained_encoder()
-        return self._frozen_encoder(torch.float32)
+        return (narrow, narrow_metrics, narrow_outcomes) if is_same else (wide, metrics, outcomes)
 
     def _frozen_encoder(self, dtype: torch.dtype) -> Encoder:
         return load_encoder(self.backbone, dtype=dtype, is_int8=self.recipe.precision == "int8")
 
     def _score_splits(
         self,
-        encoder: Encoder,
+        learner: Learner,
         spec: AdapterSpec,
         tensors: Mapping[str, Array],
         splits: Sequence[Split],
-    ) -> dict[str, float]:
-        adapter = prepare(spec, _to_torch(tensors), dtype=torch.float32)
-        return {
-            f"{split.file.name.rpartition('/')[2]}/{metric}": value
-            for split in splits
-            for metric, value in self._score(encoder, adapter, spec, split.examples).items()
-        }
+    ) -> tuple[dict[str, float], dict[str, Outcomes]]:
+        frozen = self._frozen_encoder(torch.float32)
+        encoder, adapter = learner.answering(frozen, _to_torch(tensors))
+        metrics: dict[str, float] = {}
+        outcomes = {}
+        for split in splits:
+            name = split.file.name.rpartition("/")[2]
+            answers = self._answers(encoder, adapter, spec, split.examples)
+            scores = score(self.task, split.examples, answers)
+            metrics |= {f"{name}/{metric}": value for metric, value in scores.items()}
+            outcomes[name] = outcomes_of(self.task, split.examples, answers)
+        return metrics, outcomes
 
     def _draft_spec(self) -> AdapterSpec:
-        components = components_of(self.recipe.method, self.backbone.identity)
+        components = components_of(
+            self.recipe.method, self.backbone.identity, has_gates=self.recipe.has_gates
+        )
         return AdapterSpec(
             method=self.recipe.method,
             backbone=self.backbone.identity,
@@ -247,12 +320,13 @@ class Experiment:
                 recipe=self.recipe.model_dump(mode="json"),
                 seed=self.recipe.seed,
                 code_version=importlib.metadata.version("upt-zoo"),
-                precision=_ran_in(self.recipe),
+                precision=ran_in(self.recipe),
                 metrics={},
                 trained_parameters=0,
                 served_parameters=0,
                 head_parameters=0,
                 backbone_overlap=self.task.backbone_overlap,
+                licence=self.task.adapter_licence,
             ),
         )
 
@@ -275,14 +349,19 @@ class Experiment:
                 "files": tuple(split.file for split in (*self._train, *splits)),
                 "metrics": metrics,
                 "trained_parameters": sum(w.numel() for w in learner.weights.values()),
-                "served_parameters": _count(layout.component_shapes(draft)),
+                "served_parameters": sum(
+                    tensor.numel()
+                    for name, tensor in learner.served_tensors().items()
+                    if name not in head
+                ),
                 "head_parameters": _count(head),
             }
         )
         return draft.model_copy(update={"lineage": lineage})
 
 
-def _ran_in(recipe: Recipe) -> Literal["fp32", "bf16", "int8"]:
+def ran_in(recipe: Learning) -> Literal["fp32", "bf16", "int8"]:
+    """Return the precision that a recipe comes to on this machine."""
     if recipe.precision != "auto":
         return recipe.precision
     return "bf16" if is_bf16_fast() else "fp32"
@@ -293,6 +372,19 @@ def _check_length(recipe: Recipe, task: Task, backbone: Backbone) -> None:
     if wanted > most:
         raise InvalidSpec(
             f"max_tokens: expected at most the {most} tokens of {recipe.backbone}, got {wanted}"
+        )
+
+
+def _check_class_weights(recipe: Recipe, task: Task) -> None:
+    if recipe.class_weights is None:
+        return
+    if task.kind != "classification":
+        raise InvalidSpec(f"class_weights: expected a classification, {task.name} is {task.kind}")
+    named, labels = recipe.class_weights, task.labels or ()
+    if named != "balanced" and not named.keys() <= set(labels):
+        raise InvalidSpec(
+            f"class_weights: expected labels of {task.name} ({', '.join(labels)}), "
+            f"got {', '.join(named)}"
         )
 
 

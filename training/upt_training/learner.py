@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from upt_training.recipe import Recipe
+from upt_training.recipe import Learning
 from upt_zoo import layout
 from upt_zoo.backbone import EncoderConfig
 from upt_zoo.errors import InvalidSpec
@@ -26,8 +26,8 @@ _REPARAMETRISATION_WIDTH = 512
 _START_STD = 0.02
 
 
-class Learner(Protocol):
-    """What the loop needs of a model that learns.
+class Trainable(Protocol):
+    """What the loop needs of whatever learns.
 
     ``weights`` are the trained tensors by name, changed in place by the optimiser; ``rates`` gives
     each its learning rate.
@@ -36,12 +36,25 @@ class Learner(Protocol):
     weights: dict[str, Tensor]
     rates: dict[str, float]
 
+
+class Learner(Trainable, Protocol):
+    """A model that learns."""
+
     def model(self) -> tuple[Encoder, PreparedAdapter]:
         """Return encoder and adapter for one forward pass, under autograd."""
         ...
 
     def served_tensors(self) -> dict[str, Tensor]:
-        """Return detached fp32 tensors in the served layout."""
+        """Return detached fp32 tensors: those in the served layout, or what stands in for them."""
+        ...
+
+    def answering(
+        self, frozen: Encoder, tensors: Mapping[str, Tensor]
+    ) -> tuple[Encoder, PreparedAdapter]:
+        """Return what answers with ``served_tensors``, rounded or not: in ``frozen``'s precision.
+
+        ``frozen`` is the backbone's own encoder; a method that changes it returns another.
+        """
         ...
 
 
@@ -58,7 +71,7 @@ class AdapterLearner:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Learning,
         spec: AdapterSpec,
         encoder: Encoder,
         *,
@@ -80,6 +93,12 @@ class AdapterLearner:
     def served_tensors(self) -> dict[str, Tensor]:
         """Return detached fp32 tensors in the served layout."""
         return {name: tensor.detach().clone() for name, tensor in self._folded().items()}
+
+    def answering(
+        self, frozen: Encoder, tensors: Mapping[str, Tensor]
+    ) -> tuple[Encoder, PreparedAdapter]:
+        """Return the frozen encoder and the adapter of these tensors."""
+        return frozen, prepare(self._spec, tensors, dtype=frozen.dtype)
 
     def _start_from(self, initial: Mapping[str, Tensor]) -> None:
         wanted = layout.component_shapes(self._spec)
@@ -112,11 +131,15 @@ class AdapterLearner:
 
 
 class FullLearner:
-    """The whole encoder and a head: full fine-tuning, for comparison only."""
+    """The whole encoder and a head: full fine-tuning, for comparison only.
+
+    With method ``bitfit`` only the encoder's biases learn, and the head, at the adapter's rate.
+    Source: Ben-Zaken et al. 2022 (BitFit, arXiv 2106.10199), section 3.
+    """
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Learning,
         spec: AdapterSpec,
         config: EncoderConfig,
         backbone: Mapping[str, Tensor],
@@ -126,13 +149,13 @@ class FullLearner:
     ) -> None:
         self._config, self._spec, self._target_scale = config, spec, target_scale
         self._head = _start_head(spec)
-        self._backbone = {
-            name: tensor.detach().clone().requires_grad_() for name, tensor in backbone.items()
-        }
+        self._backbone = {name: tensor.detach().clone() for name, tensor in backbone.items()}
+        is_bitfit = recipe.method == "bitfit"
+        learnt = [name for name in backbone if name.endswith(".bias") or not is_bitfit]
         self._dtype = dtype
-        self.weights = self._backbone | self._head
-        self.rates = dict.fromkeys(self._backbone, recipe.backbone_rate)
-        self.rates |= dict.fromkeys(self._head, recipe.head_rate)
+        self.weights = {name: self._backbone[name].requires_grad_() for name in learnt} | self._head
+        rate = recipe.adapter_rate if is_bitfit else recipe.backbone_rate
+        self.rates = dict.fromkeys(learnt, rate) | dict.fromkeys(self._head, recipe.head_rate)
 
     def model(self) -> tuple[Encoder, PreparedAdapter]:
         """Return the learning encoder and its head, under autograd."""
@@ -150,8 +173,14 @@ class FullLearner:
         head = self._head | _scaled_head(self._head, self._target_scale)
         return {name: tensor.detach().clone() for name, tensor in head.items()}
 
+    def answering(
+        self, frozen: Encoder, tensors: Mapping[str, Tensor]
+    ) -> tuple[Encoder, PreparedAdapter]:
+        """Return the encoder as it was trained and the head of these tensors."""
+        return self.trained_encoder(), prepare(self._spec, tensors, dtype=torch.float32)
 
-def _rate(recipe: Recipe, name: str) -> float:
+
+def _rate(recipe: Learning, name: str) -> float:
     if name.startswith("head."):
         return recipe.head_rate
     if ".gate." in name:
@@ -168,7 +197,7 @@ def _scaled_head(
 
 
 def _start_weights(
-    recipe: Recipe, spec: AdapterSpec, encoder: Encoder, start_ids: Sequence[int]
+    recipe: Learning, spec: AdapterSpec, encoder: Encoder, start_ids: Sequence[int]
 ) -> dict[str, Tensor]:
     """Draw start values so that LoRA and the bottleneck begin as no change to the backbone.
 
@@ -193,7 +222,7 @@ def _start_weights(
     return weights | _start_head(spec)
 
 
-def _start_value(recipe: Recipe, name: str, shape: layout.Shape) -> Tensor:
+def _start_value(recipe: Learning, name: str, shape: layout.Shape) -> Tensor:
     if ".gate." in name and name.endswith("bias"):
         return torch.full(shape, recipe.gate_bias)
     if name.endswith((".b", "bias")) or name == layout.weight(layout.BOTTLENECK_UP):

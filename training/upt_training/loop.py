@@ -17,17 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from upt_training.batches import Feature, batches_of, loss_of
-from upt_training.learner import Learner
-from upt_training.recipe import Recipe
+from upt_training.batches import Feature, batches_of
+from upt_training.learner import Trainable
+from upt_training.recipe import Learning
 from upt_zoo.errors import InvalidSpec
-from upt_zoo.nn.forward import forward
-from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec
 
-# attention in one padded bucket a group and products over multiples of 64 tokens: few distinct
-# shapes, so that oneDNN compiles few kernels (docs/decisions/002-one-code-path.md)
-_BUCKET_MULTIPLE, _TOKEN_MULTIPLE = 512, 64
 _ADAM_BETAS = (0.9, 0.98)
 _CHECKPOINT_EVERY_S = 60.0
 _LOGGER = logging.getLogger(__name__)
@@ -37,7 +32,8 @@ _LOGGER = logging.getLogger(__name__)
 class Progress:
     """Where a run stands; part of every checkpoint.
 
-    ``holdout`` has the deciding metric after each epoch; ``seconds`` were spent up to the last
+    ``holdout`` has the deciding metric after each epoch, ``losses`` each epoch's mean over its
+    steps, ``loss_sum`` the current epoch's so far; ``seconds`` were spent up to the last
     checkpoint, by all processes that worked on the run.
     """
 
@@ -47,6 +43,8 @@ class Progress:
     best_epoch: int = 0
     holdout: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    loss_sum: float = 0.0
 
 
 class Reporter(Protocol):
@@ -64,7 +62,8 @@ class Reporter(Protocol):
 class Trainer:
     """Runs a recipe over features with a learner.
 
-    ``evaluate`` gives the metrics on the holdout, the deciding one first, or None without one.
+    ``loss`` gives the mean loss of a batch by the learner's weights, under autograd; ``evaluate``
+    gives the metrics on the holdout, the deciding one first, or is None without one.
     ``checkpoint`` is a file for resuming: of the same spec, hence of the same recipe, data and
     backbone. It still stands when the run is done, for the caller to remove once the result is
     safe. ``max_seconds`` ends the schedule early: the learning rate then falls with the clock, so
@@ -73,21 +72,21 @@ class Trainer:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Learning,
         spec: AdapterSpec,
-        learner: Learner,
+        learner: Trainable,
         *,
+        loss: Callable[[Sequence[Feature]], Tensor],
         evaluate: Callable[[], dict[str, float]] | None,
         reporter: Reporter,
         checkpoint: Path | None = None,
         max_seconds: float | None = None,
-        deviation: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._recipe, self._spec, self._learner = recipe, spec, learner
         self._evaluate, self._reporter = evaluate, reporter
         self._checkpoint, self._max_seconds = checkpoint, max_seconds
-        self._deviation, self._clock = deviation, clock
+        self._loss, self._clock = loss, clock
         self._optimizer = _optimizer(recipe, learner)
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._best: dict[str, Tensor] = {}
@@ -120,11 +119,14 @@ class Trainer:
                 break
             loss = self._step(batch, share)
             progress.batch += 1
+            progress.loss_sum += loss
             progress.step += 1
             self._reporter.step(progress, steps=steps, loss=loss)
             if self._clock() - self._saved > _CHECKPOINT_EVERY_S:
                 self.save()
-        progress.epoch, progress.batch = progress.epoch + 1, 0
+        if progress.batch:
+            progress.losses.append(progress.loss_sum / progress.batch)
+        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
         holdout = self._evaluate() if self._evaluate else None
         if holdout is not None:
             self._keep_best(next(iter(holdout.values())))
@@ -132,27 +134,13 @@ class Trainer:
         self.save()
 
     def _step(self, batch: Sequence[Feature], share: float) -> float:
-        encoder, adapter = self._learner.model()
-        rows = [
-            Row(ids=feature.row.ids, type_ids=feature.row.type_ids, adapter=adapter)
-            for feature in batch
-        ]
-        logits = forward(
-            encoder,
-            rows,
-            bucket_multiple=_BUCKET_MULTIPLE,
-            token_multiple=_TOKEN_MULTIPLE,
-            dropout=self._recipe.dropout,
-        )
-        loss = loss_of(self._spec, logits, batch, deviation=self._deviation)
-        value = float(loss.detach())
+        self._optimizer.zero_grad()
+        value = self._add_gradients(batch)
         if not math.isfinite(value):
             raise InvalidSpec(
-                f"recipe of {self._recipe.task}: expected a finite loss, got {value} after "
+                f"recipe of {self._spec.task.name}: expected a finite loss, got {value} after "
                 f"{self.progress.step} steps; try lower learning rates"
             )
-        self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(
             self._learner.weights.values(), self._recipe.max_gradient_norm
         )
@@ -160,6 +148,16 @@ class Trainer:
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         self._optimizer.step()
+        return value
+
+    def _add_gradients(self, batch: Sequence[Feature]) -> float:
+        """Add the gradients of the batch's mean loss, part by part, and return the loss."""
+        size, value = self._recipe.rows_at_once or len(batch), 0.0
+        for start in range(0, len(batch), size):
+            part = batch[start : start + size]
+            loss = self._loss(part) * (len(part) / len(batch))
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            value += float(loss.detach())
         return value
 
     def _share_done(self, steps: int) -> float:
@@ -241,7 +239,7 @@ def schedule(share: float, *, warmup_share: float) -> float:
     return max(0.0, (1 - share) / (1 - warmup_share))
 
 
-def _optimizer(recipe: Recipe, learner: Learner) -> torch.optim.AdamW:
+def _optimizer(recipe: Learning, learner: Trainable) -> torch.optim.AdamW:
     """One group per weight; biases, gates and norms do not decay."""
     groups = [
         {

@@ -14,16 +14,22 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from upt_training.data import Example, GoldSpans
-from upt_zoo.answers import Answer, LabelAnswer, SpanAnswer, ValueAnswer
+from upt_training.data import Example
+from upt_training.gold import Gold, GoldSpans
+from upt_training.outcomes import Numbers, Outcomes
+from upt_zoo.answers import Answer, LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
 from upt_zoo.tasks import Metric, Task
 
-_Score = Callable[[Sequence[float], Sequence[float]], float]
+_Score = Callable[[Numbers, Numbers], float]
 _SCORES: dict[str, _Score] = {
     "accuracy": sklearn_metrics.accuracy_score,
     "f1": lambda gold, got: sklearn_metrics.f1_score(gold, got, zero_division=0.0),
-    "macro_f1": lambda gold, got: sklearn_metrics.f1_score(gold, got, average="macro"),
-    "micro_f1": lambda gold, got: sklearn_metrics.f1_score(gold, got, average="micro"),
+    "macro_f1": lambda gold, got: sklearn_metrics.f1_score(
+        gold, got, average="macro", zero_division=0.0
+    ),
+    "micro_f1": lambda gold, got: sklearn_metrics.f1_score(
+        gold, got, average="micro", zero_division=0.0
+    ),
     "matthews_correlation": sklearn_metrics.matthews_corrcoef,
     "pearson": lambda gold, got: stats.pearsonr(gold, got).statistic,
     "spearmanr": lambda gold, got: stats.spearmanr(gold, got).statistic,
@@ -31,38 +37,56 @@ _SCORES: dict[str, _Score] = {
 
 
 def score(task: Task, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-    """Return the task's metrics in percent, rounded to 4 places; the deciding one comes first.
+    """Return the task's metrics in percent, rounded to 4 places; the deciding one comes first."""
+    return measure(task, outcomes_of(task, examples, answers))
 
-    A correlation with constants is 0, as is an F1 where nothing is positive.
+
+def measure(task: Task, outcomes: Outcomes) -> dict[str, float]:
+    """Return what ``score`` does, of outcomes.
+
+    F1 of sets of labels is over all labels or their mean, accuracy that of whole sets. A
+    correlation with constants is 0, as is an F1 where nothing is positive.
     """
+    return {name: round(measure_one(task, name, outcomes), 4) for name in task.metrics}
+
+
+def measure_one(task: Task, metric: Metric, outcomes: Outcomes) -> float:
+    """Return one of the task's metrics in percent."""
+    gold, got = outcomes.gold, outcomes.got
     if task.kind == "span":
-        return _span_scores(task.metrics, examples, answers)
-    gold = [float(example.gold) for example in examples if not isinstance(example.gold, GoldSpans)]
-    got = [_number(answer) for answer in answers]
+        return 100 * float(np.mean(got.T[task.metrics.index(metric)]))
     if task.kind == "regression" and 0 in (np.ptp(gold), np.ptp(got)):
-        return dict.fromkeys(task.metrics, 0.0)
-    return {name: round(100 * float(_SCORES[name](gold, got)), 4) for name in task.metrics}
+        return 0.0
+    if task.kind != "multi_label":
+        gold, got = gold.ravel(), got.ravel()
+    return 100 * float(_SCORES[metric](gold, got))
 
 
-def _number(answer: Answer) -> float:
-    if isinstance(answer, LabelAnswer):
-        return float(answer.index)
-    if isinstance(answer, ValueAnswer):
-        return answer.value
-    raise TypeError(f"no number in {answer!r}")
+def outcomes_of(task: Task, examples: Sequence[Example], answers: Sequence[Answer]) -> Outcomes:
+    """Put gold and given answers into columns; spans are scored one by one."""
+    pairs = [
+        _pair(task, example.gold, answer) for example, answer in zip(examples, answers, strict=True)
+    ]
+    gold, got = (np.array(column, dtype=np.float64) for column in zip(*pairs, strict=True))
+    return Outcomes(gold=gold, got=got)
 
 
-def _span_scores(
-    names: Sequence[Metric], examples: Sequence[Example], answers: Sequence[Answer]
-) -> dict[str, float]:
-    measures = {"exact_match": _exact_match, "f1": _token_f1}
-    totals = dict.fromkeys(names, 0.0)
-    for example, answer in zip(examples, answers, strict=True):
-        if not isinstance(answer, SpanAnswer) or not isinstance(example.gold, GoldSpans):
-            raise TypeError(f"no span in {answer!r}")
-        for name in names:
-            totals[name] += max(measures[name](answer.text, text) for text in example.gold.texts)
-    return {name: round(100 * total / len(examples), 4) for name, total in totals.items()}
+def _pair(task: Task, gold: Gold, answer: Answer) -> tuple[list[float], list[float]]:
+    """Return a row's columns, gold and given."""
+    if isinstance(answer, SpanAnswer) and isinstance(gold, GoldSpans):
+        return [], [
+            max(_SPAN_SCORES[name](answer.text, text) for text in gold.texts)
+            for name in task.metrics
+        ]
+    if isinstance(answer, LabelSetAnswer) and isinstance(gold, frozenset):
+        labels = task.labels or ()
+        given = [float(label in answer.labels) for label in labels]
+        return [float(number in gold) for number in range(len(labels))], given
+    if isinstance(answer, LabelAnswer) and isinstance(gold, int):
+        return [float(gold)], [float(answer.index)]
+    if isinstance(answer, ValueAnswer) and isinstance(gold, int | float):
+        return [float(gold)], [answer.value]
+    raise TypeError(f"{answer!r} is no answer of {task.name}")
 
 
 def _normalised(text: str) -> str:
@@ -82,3 +106,9 @@ def _token_f1(got: str, gold: str) -> float:
         return 0.0
     precision, recall = shared / len(got_tokens), shared / len(gold_tokens)
     return 2 * precision * recall / (precision + recall)
+
+
+_SPAN_SCORES: dict[Metric, Callable[[str, str], float]] = {
+    "exact_match": _exact_match,
+    "f1": _token_f1,
+}

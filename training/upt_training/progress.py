@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
@@ -42,6 +43,45 @@ class JsonReporter:
         self._stream.flush()
 
 
+class CurveReporter:
+    """Writes the curve as CSV beside another reporter: each step's loss, each epoch's metric.
+
+    The columns are ``epoch``, ``step``, ``loss`` and ``holdout``, one of the last two empty. A run
+    that goes on from a checkpoint keeps the lines up to there.
+    """
+
+    def __init__(self, file: Path, inner: Reporter) -> None:
+        self._file, self._inner = file, inner
+        self._is_open = False
+
+    def step(self, progress: RunProgress, *, steps: int, loss: float) -> None:
+        """Write the loss."""
+        self._write(progress, progress.epoch + 1, f"{loss:.6g}", "")
+        self._inner.step(progress, steps=steps, loss=loss)
+
+    def epoch(self, progress: RunProgress, *, holdout: Mapping[str, float] | None) -> None:
+        """Write the deciding metric on the holdout, if there is one."""
+        if not self._is_open:  # the checkpoint was written behind the epoch's last step
+            self._open(progress.step + 1)
+        if holdout is not None:
+            self._write(progress, progress.epoch, "", f"{next(iter(holdout.values())):.4f}")
+        self._inner.epoch(progress, holdout=holdout)
+
+    def _write(self, progress: RunProgress, epoch: int, loss: str, holdout: str) -> None:
+        if not self._is_open:
+            self._open(progress.step)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(f"{epoch},{progress.step},{loss},{holdout}\n")
+
+    def _open(self, step: int) -> None:
+        self._is_open = True
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
+        kept = [line for line in lines[1:] if int(line.split(",")[1]) < step]
+        whole = "".join(f"{line}\n" for line in ("epoch,step,loss,holdout", *kept))
+        self._file.write_text(whole, encoding="utf-8")
+
+
 class BarReporter:
     """Moves a bar and prints a line an epoch."""
 
@@ -61,8 +101,17 @@ class BarReporter:
 
 
 @contextmanager
-def reporting(stream: TextIO, *, as_json: bool) -> Iterator[Reporter]:
-    """Report on ``stream``, by a bar if it is a terminal and JSON is not asked for."""
+def reporting(stream: TextIO, *, as_json: bool, curve: Path | None = None) -> Iterator[Reporter]:
+    """Report on ``stream``, by a bar if it is a terminal and JSON is not asked for.
+
+    The curve goes into the CSV file ``curve``, too.
+    """
+    with _shown(stream, as_json=as_json) as reporter:
+        yield reporter if curve is None else CurveReporter(curve, reporter)
+
+
+@contextmanager
+def _shown(stream: TextIO, *, as_json: bool) -> Iterator[Reporter]:
     if as_json or not stream.isatty():
         yield JsonReporter(stream)
         return

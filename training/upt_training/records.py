@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from upt_training.experiment import Trained
+from upt_training.outcomes import PackedOutcomes
 from upt_training.recipe import Recipe
 from upt_zoo.errors import Corrupt
 from upt_zoo.spec import DataFile
@@ -41,9 +42,11 @@ class Machine(BaseModel):
 class Record(BaseModel):
     """A finished run.
 
-    ``holdout`` is the deciding metric on the held-out rows after each epoch; ``metrics`` are those
-    of dev and test files, in percent; ``adapter`` names what was published, with its digest, and is
-    None for a method that is not published. With ``max_minutes`` the clock may have ended the run.
+    ``holdout`` is the deciding metric on the held-out rows after each epoch, ``losses`` has each
+    epoch's mean loss; ``metrics`` are those of dev and test files, in percent, ``outcomes`` the
+    rows that they were computed from (older records have none). ``adapter`` names what was
+    published, with its digest, and is None for a method that is not published. With ``max_minutes``
+    the clock may have ended the run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +65,8 @@ class Record(BaseModel):
     head_parameters: int
     adapter: str | None
     machine: Machine
+    losses: tuple[float, ...] = ()
+    outcomes: dict[str, PackedOutcomes] = {}
 
     @classmethod
     def of(
@@ -84,6 +89,8 @@ class Record(BaseModel):
             head_parameters=lineage.head_parameters,
             adapter=adapter,
             machine=Machine.here(),
+            losses=tuple(round(loss, 4) for loss in trained.losses),
+            outcomes={name: PackedOutcomes.of(each) for name, each in trained.outcomes.items()},
         )
 
     def is_of(self, recipe: Recipe) -> bool:
@@ -106,8 +113,9 @@ def read_record(file: Path) -> Record:
 
 
 def record_file(directory: Path, recipe: Recipe) -> Path:
-    """Say where a run's record stands: ``<task>-<method>-seed<seed>.json``."""
-    return directory / f"{recipe.task}-{recipe.method}-seed{recipe.seed}.json"
+    """Say where a run's record stands: ``<task>[-<rows>rows]-<variant>-seed<seed>.json``."""
+    rows = "" if recipe.train_rows is None else f"-{recipe.train_rows}rows"
+    return directory / f"{recipe.task_name}{rows}-{recipe.variant}-seed{recipe.seed}.json"
 
 
 def write_record(file: Path, record: Record) -> None:

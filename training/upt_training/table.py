@@ -1,22 +1,28 @@
 """The paper's table out of run records alone: tasks by methods, mean and spread over seeds."""
 
-from collections.abc import Iterable, Sequence
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import get_args
 
-from upt_training.recipe import Method
+from upt_training.recipe import Method, task_of
 from upt_training.records import Record, read_record
 from upt_zoo.errors import NotFound
-from upt_zoo.tasks import TASKS, find_task
+from upt_zoo.tasks import TASKS
+
+Key = tuple[str, int | None, str]  # task, train rows, variant of the method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One method on one task: the deciding metric on ``split``, in percent, one value a seed.
 
-    ``served_parameters`` are without the head; of full fine-tuning, all that were trained.
+    ``train_rows`` is what the recipes asked for, None where they took all. ``served_parameters``
+    are without the head; of full fine-tuning, all that were trained, of ``bitfit`` the biases.
     """
 
     task: str
@@ -25,6 +31,7 @@ class Cell:
     split: str
     values: tuple[float, ...]
     served_parameters: int
+    train_rows: int | None = None
 
     @property
     def mean(self) -> float:
@@ -35,6 +42,11 @@ class Cell:
     def deviation(self) -> float | None:
         """Standard deviation over the seeds (n - 1); None for a single one."""
         return stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def row(self) -> str:
+        """The table's row that it stands in."""
+        return row_name(self.task, self.train_rows)
 
     def __str__(self) -> str:
         spread = "" if self.deviation is None else f" ± {self.deviation:.1f}"
@@ -61,49 +73,94 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def cells_of(records: Iterable[Record], *, split: str | None = None) -> list[Cell]:
-    """Put the runs of a task and method together, in the order of the catalogue.
+    """Put the runs of a task, its train rows and a method together, in the catalogue's order.
 
     ``split`` None is each task's first dev file. Runs without a figure for it are left out.
     """
-    grouped: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        grouped.setdefault((record.recipe.task, record.recipe.method), []).append(record)
-    cells = (_cell(*key, runs, split) for key, runs in sorted(grouped.items(), key=_order))
+    cells = (_cell(runs, split) for runs in runs_of(records).values())
     return [cell for cell in cells if cell is not None]
+
+
+def runs_of(records: Iterable[Record]) -> dict[Key, list[Record]]:
+    """Put records together that differ in seed alone, in the catalogue's order."""
+    grouped: dict[Key, list[Record]] = {}
+    for record in records:
+        recipe = record.recipe
+        key = (recipe.task_name, recipe.train_rows, recipe.variant)
+        grouped.setdefault(key, []).append(record)
+    return {key: grouped[key] for key in sorted(grouped, key=_order)}
+
+
+def row_name(task: str, train_rows: int | None) -> str:
+    """Name the table's row of a task, learnt from all rows or from so many."""
+    return task if train_rows is None else f"{task} ({train_rows:,} rows)"
+
+
+def figure_of(record: Record, split: str | None) -> str:
+    """Name the deciding figure, as ``split/metric``; split None is the first file's, "" is none."""
+    metric = task_of(record.recipe).metrics[0]
+    names = [name for name in record.metrics if name.endswith(f"/{metric}")]
+    return f"{split}/{metric}" if split else next(iter(names), "")
+
+
+def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Lay rows of the same keys out as CSV with a header; several values stand in one cell."""
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = {key: "" if value is None else value for key, value in row.items()}
+        writer.writerow(
+            {k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in cells.items()}
+        )
+    return lines.getvalue()
 
 
 def as_markdown(cells: Sequence[Cell]) -> str:
     """Lay the cells out as a table; the last row has the served parameters."""
-    methods = [method for method in get_args(Method) if any(c.method == method for c in cells)]
-    tasks = list(dict.fromkeys(cell.task for cell in cells))
-    found = {(cell.task, cell.method): cell for cell in cells}
+    methods = sorted({cell.method for cell in cells}, key=place_of)
+    names = list(dict.fromkeys(cell.row for cell in cells))
+    found = {(cell.row, cell.method): cell for cell in cells}
     rows = [["task", "metric", *methods], ["---"] * (len(methods) + 2)]
-    for task in tasks:
-        shown = [str(found.get((task, method), "")) for method in methods]
-        rows.append([task, next(c.metric for c in cells if c.task == task), *shown])
+    for name in names:
+        shown = [str(found.get((name, method), "")) for method in methods]
+        rows.append([name, next(c.metric for c in cells if c.row == name), *shown])
     parameters = {cell.method: cell.served_parameters for cell in cells}
     rows.append(["parameters", "", *(f"{parameters[method]:,}" for method in methods)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cell(task: str, method: str, runs: Sequence[Record], split: str | None) -> Cell | None:
-    metric = find_task(task).metrics[0]
-    names = [name for name in runs[0].metrics if name.endswith(f"/{metric}")]
-    wanted = f"{split}/{metric}" if split else next(iter(names), "")
+def _cell(runs: Sequence[Record], split: str | None) -> Cell | None:
+    recipe = runs[0].recipe
+    wanted = figure_of(runs[0], split)
     values = tuple(run.metrics[wanted] for run in runs if wanted in run.metrics)
     if not values:
         return None
-    is_full = method == "full"
     return Cell(
-        task=task,
-        method=method,
-        metric=metric,
+        task=recipe.task_name,
+        method=recipe.variant,
+        metric=wanted.partition("/")[2],
         split=wanted.partition("/")[0],
         values=values,
-        served_parameters=runs[0].trained_parameters if is_full else runs[0].served_parameters,
+        served_parameters=_parameters(runs[0]),
+        train_rows=recipe.train_rows,
     )
 
 
-def _order(item: tuple[tuple[str, str], object]) -> tuple[int, int]:
-    (task, method), _ = item
-    return list(TASKS).index(task), get_args(Method).index(method)
+def _order(key: Key) -> tuple[int, str, float, int, str]:
+    task, rows, method = key
+    place = list(TASKS).index(task) if task in TASKS else len(TASKS)
+    return place, task, rows or math.inf, *place_of(method)
+
+
+def place_of(variant: str) -> tuple[int, str]:
+    """Order variants as the methods are, and those of one method by name."""
+    return get_args(Method).index(variant.partition("-")[0]), variant
+
+
+def _parameters(run: Record) -> int:
+    if run.recipe.method == "full":
+        return run.trained_parameters
+    if run.recipe.method == "bitfit":
+        return run.trained_parameters - run.head_parameters
+    return run.served_parameters

@@ -1,0 +1,101 @@
+"""One method against another on the same rows."""
+
+import numpy as np
+import pytest
+
+from upt_training.differences import as_markdown, differences_of
+from upt_training.outcomes import Outcomes, PackedOutcomes
+from upt_training.recipe import Recipe
+from upt_training.records import Machine, Record
+from upt_zoo.errors import Conflict, NotFound
+
+ROWS = 200
+
+
+def record(task: str, method: str, seed: int, right: float, **changes: int) -> Record:
+    """Make a record of a run that answers about this share of the rows right."""
+    gold = np.random.default_rng(changes.pop("data", 0)).integers(0, 2, (ROWS, 1)).astype(float)
+    luck = np.random.default_rng(10 * len(task) + seed).random((ROWS, 1))
+    outcomes = Outcomes(gold=gold, got=np.where(luck < right, gold, 1 - gold))
+    accuracy = 100 * float((outcomes.got == gold).mean())
+    recipe = {"task": task, "method": method, "seed": seed, **changes}
+    return Record(
+        recipe=Recipe.model_validate(recipe),
+        train_rows=1,
+        files=(),
+        metrics={"dev/accuracy": accuracy},
+        holdout=(),
+        best_epoch=1,
+        steps=1,
+        seconds=1.0,
+        max_minutes=None,
+        trained_parameters=1,
+        served_parameters=1,
+        head_parameters=1,
+        adapter=None,
+        machine=Machine(processor="p", threads=1, torch="2", python="3"),
+        outcomes={"dev": PackedOutcomes.of(outcomes)},
+    )
+
+
+RECORDS = [
+    record("sst2", "unipelt_prompt", 1, 0.9),
+    record("sst2", "unipelt_prompt", 2, 0.8),
+    record("sst2", "full", 1, 0.7),
+    record("rte", "unipelt_prompt", 1, 0.6),
+    record("rte", "full", 1, 0.6),
+    record("rte", "lora", 1, 0.5),
+    record("qnli", "lora", 1, 0.5),
+]
+
+
+def test_a_difference_is_the_mean_over_seeds_with_an_interval() -> None:
+    first, *_ = differences_of(RECORDS, "full", resamples=200)
+    own = [RECORDS[0].metrics["dev/accuracy"], RECORDS[1].metrics["dev/accuracy"]]
+    assert (first.row, first.method, first.against) == ("sst2", "unipelt_prompt", "full")
+    assert first.points == pytest.approx(np.mean(own) - RECORDS[2].metrics["dev/accuracy"])
+    assert 0 < first.interval.low < first.points < first.interval.high
+    assert first.as_json().keys() == {
+        *("row", "metric", "method", "against", "points", "low", "high")
+    }
+
+
+def test_equal_answers_are_no_difference_on_any_rows() -> None:
+    """What pairing does: both are resampled on the same rows."""
+    found = differences_of(RECORDS, "full", resamples=50)
+    (same,) = (each for each in found if (each.row, each.method) == ("rte", "unipelt_prompt"))
+    assert (same.points, same.interval.low, same.interval.high) == (0.0, 0.0, 0.0)
+
+
+def test_an_average_is_over_the_rows_that_both_have() -> None:
+    found = differences_of(RECORDS, "full", resamples=50)
+    by_place = {(each.row, each.method): each for each in found}
+    average = by_place["average", "unipelt_prompt"]
+    assert average.points == pytest.approx(by_place["sst2", "unipelt_prompt"].points / 2, abs=1e-3)
+    assert ("average", "lora") not in by_place  # a single row is its own average
+    lines = as_markdown(found).splitlines()
+    assert lines[0] == "| against full | unipelt_prompt | lora |"
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| sst2", "| rte", "| average"]
+    assert lines[3].startswith("| rte | +0.0 [0.0, 0.0] | -")
+
+
+def test_few_rows_and_ablations_are_compared_with_their_like() -> None:
+    few = [record("rte", method, 1, 0.6, train_rows=100) for method in ("full", "unipelt")]
+    bare = record("rte", "unipelt", 1, 0.6).model_copy(
+        update={"recipe": Recipe(task="rte", method="unipelt", has_gates=False)}
+    )
+    found = differences_of([*RECORDS, *few, bare], "full", resamples=5)
+    names = {(each.row, each.method) for each in found}
+    assert {("rte (100 rows)", "unipelt"), ("rte", "unipelt-ungated")} <= names
+    assert ("rte", "unipelt") not in names
+
+
+def test_other_data_or_none_cannot_be_compared() -> None:
+    other = record("rte", "lora", 2, 0.5, data=1)
+    with pytest.raises(Conflict, match="the records of rte are of different data"):
+        differences_of([*RECORDS, other], "full", resamples=5)
+    old = [each.model_copy(update={"outcomes": {}}) for each in RECORDS]
+    with pytest.raises(NotFound, match="no records of full with outcomes"):
+        differences_of(old, "full")
+    with pytest.raises(NotFound, match="no records of full with outcomes"):
+        differences_of(RECORDS, "full", split="test")

@@ -1,0 +1,88 @@
+"""One table in every format, and files that are not what their names say."""
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from upt_training.row_files import rows_of
+from upt_zoo.errors import InvalidInput
+
+ROWS = [
+    {"text": 'a "film", dull\nand old', "label": "bad"},
+    {"text": "größer | 🎵", "label": "good"},
+    {"text": "", "label": "bad"},
+]
+
+
+def as_cells(rows: list[dict[str, str]], delimiter: str = ",") -> bytes:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["text", "label"], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+def as_json_lines(rows: list[dict[str, str]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def as_parquet(rows: list[dict[str, str]]) -> bytes:
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", as_cells(ROWS)),
+        ("with a byte order mark.csv", b"\xef\xbb\xbf" + as_cells(ROWS)),
+        ("a.csv.gz", gzip.compress(as_cells(ROWS))),
+        ("a.tsv", as_cells(ROWS, "\t")),
+        ("a.jsonl", as_json_lines(ROWS)),
+        ("a.jsonl.gz", gzip.compress(as_json_lines(ROWS))),
+        ("a.parquet", as_parquet(ROWS)),
+    ],
+)
+def test_every_format_gives_the_same_rows(name: str, data: bytes) -> None:
+    assert list(rows_of(Path(name), data)) == ROWS
+
+
+@given(st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"])), min_size=1))
+def test_any_text_comes_back_from_cells(texts: list[str]) -> None:
+    rows = [{"text": text, "label": "x"} for text in texts]
+    assert list(rows_of(Path("a.csv"), as_cells(rows))) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.xlsx", b"", r"a\.xlsx: expected a file that ends in \.csv, \.tsv, \.jsonl, \.parquet"),
+        ("a.csv", b"text,label\na,1\nb\n", r"a\.csv, row 2: expected 2 cells, got 1"),
+        ("a.csv", b"text,label\na,1\n\nb,2,3\n", r"a\.csv, row 2: expected 2 cells, got 3"),
+        ("a.csv", b"text,text\na,1\n", r"a\.csv: expected distinct columns, got text, text"),
+        ("a.csv", b'text,label\na,1\n"b,2\n', r"a\.csv, row 2: unexpected end of data"),
+        ("a.csv", b"text,label\na,1\n\xff,2\n", r"a\.csv, line 3: expected UTF-8"),
+        ("a.csv.gz", b"text,label\n", r"a\.csv\.gz: expected a gzip'ed file"),
+        ("a.jsonl", b'{"text": "a"}\n["a"]\n', r"a\.jsonl, row 2: expected a JSON object, got li"),
+        ("a.jsonl", b'{"text": "a"}\n{"text"\n', r"a\.jsonl, row 2: expected a JSON object"),
+        ("a.parquet", b"text,label\n", r"a\.parquet: expected a Parquet file"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_row(
+    name: str, data: bytes, message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        list(rows_of(Path(name), data))
+
+
+def test_a_file_without_a_header_has_no_rows() -> None:
+    assert list(rows_of(Path("a.csv"), b"")) == []

@@ -1,0 +1,49 @@
+"""The loss of a batch of a task: one forward pass of the learner, under autograd."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from upt_training.batches import Feature, loss_of
+from upt_training.learner import Learner
+from upt_zoo.nn.forward import forward
+from upt_zoo.nn.packing import Row
+from upt_zoo.spec import AdapterSpec
+
+# attention in one padded bucket a group and products over multiples of 64 tokens: few distinct
+# shapes, so that oneDNN compiles few kernels (docs/decisions/002-one-code-path.md)
+BUCKET_MULTIPLE, TOKEN_MULTIPLE = 512, 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLoss:
+    """The mean loss over a batch's rows; the settings are those of ``batches.loss_of``."""
+
+    learner: Learner
+    spec: AdapterSpec
+    dropout: float = 0.0
+    deviation: float = 1.0
+    class_weights: Tensor | None = None
+
+    def __call__(self, batch: Sequence[Feature]) -> Tensor:
+        """Return the loss of the weights as they stand."""
+        encoder, adapter = self.learner.model()
+        rows = [
+            Row(ids=feature.row.ids, type_ids=feature.row.type_ids, adapter=adapter)
+            for feature in batch
+        ]
+        logits = forward(
+            encoder,
+            rows,
+            bucket_multiple=BUCKET_MULTIPLE,
+            token_multiple=TOKEN_MULTIPLE,
+            dropout=self.dropout,
+        )
+        return loss_of(
+            self.spec,
+            logits,
+            batch,
+            deviation=self.deviation,
+            class_weights=self.class_weights,
+        )

@@ -1,0 +1,90 @@
+"""Rows of a file: CSV, TSV, JSON lines and Parquet, told apart by the file's name.
+
+A row maps columns to values; those of CSV and TSV are all texts. Knows nothing of tasks.
+"""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from upt_zoo.errors import InvalidInput
+
+Row = Mapping[str, object]
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+def rows_of(file: Path, data: bytes) -> Iterator[Row]:
+    """Yield the rows of ``file``, whose bytes are ``data``; all but Parquet may be gzip'ed.
+
+    Raises:
+        InvalidInput: another suffix, or bytes that are not what the suffix says; rows count from 1.
+    """
+    name = file.name.removesuffix(".gz")
+    if name != file.name:
+        data = _unzipped(file, data)
+    if name.endswith(".jsonl"):
+        return _json_rows(file, data)
+    if name.endswith(".parquet"):
+        return iter(_parquet_rows(file, data))
+    if name.endswith((".csv", ".tsv")):
+        return _cell_rows(file, data, delimiter="," if name.endswith(".csv") else "\t")
+    raise InvalidInput(f"{file}: expected a file that ends in {', '.join(SUFFIXES)}")
+
+
+def _unzipped(file: Path, data: bytes) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidInput(f"{file}: expected a gzip'ed file ({error})") from error
+
+
+def _json_rows(file: Path, data: bytes) -> Iterator[Row]:
+    lines = io.BytesIO(data)  # bytes, because text has more line ends than \n
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InvalidInput(f"{file}, row {number}: expected a JSON object ({error})") from error
+        if not isinstance(row, dict):
+            raise InvalidInput(
+                f"{file}, row {number}: expected a JSON object, got {type(row).__name__}"
+            )
+        yield row
+
+
+def _cell_rows(file: Path, data: bytes, *, delimiter: str) -> Iterator[Row]:
+    try:
+        text = io.StringIO(data.decode("utf-8-sig"), newline="")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InvalidInput(f"{file}, line {line}: expected UTF-8 ({error.reason})") from error
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    number = 0
+    try:
+        columns = next(reader, [])
+        if len(set(columns)) != len(columns):
+            raise InvalidInput(f"{file}: expected distinct columns, got {', '.join(columns)}")
+        for number, cells in enumerate((cells for cells in reader if cells), 1):
+            if len(cells) != len(columns):
+                raise InvalidInput(
+                    f"{file}, row {number}: expected {len(columns)} cells, got {len(cells)}"
+                )
+            yield dict(zip(columns, cells, strict=True))
+    except csv.Error as error:
+        raise InvalidInput(f"{file}, row {number + 1}: {error}") from error
+
+
+def _parquet_rows(file: Path, data: bytes) -> list[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(io.BytesIO(data))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InvalidInput(f"{file}: expected a Parquet file ({error})") from error
+    rows: list[Row] = table.to_pylist()
+    return rows
