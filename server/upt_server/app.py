@@ -6,7 +6,9 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 import torch
@@ -14,19 +16,31 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from upt_protos.oip import open_inference_pb2, open_inference_pb2_grpc
-from upt_protos.v1 import inference_pb2, inference_pb2_grpc
+from upt_protos.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+from upt_server import openapi
+from upt_server.access.callers import Access
+from upt_server.access.grpc_guard import GrpcGuard
+from upt_server.access.tokens import TokenFile
+from upt_server.admin import AdminService
 from upt_server.batcher import Batcher
 from upt_server.engine import Engine
+from upt_server.gates import GateReader
 from upt_server.http import HttpServer, build_application
 from upt_server.metrics import Metrics
-from upt_server.open_inference import OpenInferenceService
+from upt_server.open_inference import rest
+from upt_server.open_inference.answers import OpenInferenceAnswers
+from upt_server.open_inference.service import OpenInferenceService
 from upt_server.residency import Residency
+from upt_server.routes import Routes
 from upt_server.runner import Runner
 from upt_server.runner_choice import load_runner
 from upt_server.service import Answers, InferenceService
 from upt_server.settings import Settings
+from upt_server.tls import is_loopback
+from upt_server.working_set import read_working_set, remembering
 from upt_zoo.backbone import Backbone, resolve_backbone
 from upt_zoo.catalogue import home_store
+from upt_zoo.errors import InvalidInput
 from upt_zoo.tokenization import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -35,6 +49,7 @@ SERVICE = inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name
 OPEN_INFERENCE_SERVICE = open_inference_pb2.DESCRIPTOR.services_by_name[
     "GRPCInferenceService"
 ].full_name
+ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 _LAST_WORDS_S = 1.0  # for answers on their way out, and for streams that never end by themselves
 
 
@@ -44,6 +59,7 @@ class Ports:
 
     grpc: int
     http: int
+    admin: int | None = None
 
 
 async def serve(settings: Settings, on_ready: Callable[[Ports], None]) -> None:
@@ -58,14 +74,17 @@ async def serve(settings: Settings, on_ready: Callable[[Ports], None]) -> None:
     server = Server(engine, metrics, settings)
     try:
         ports = await server.start()
+        if settings.warm_start is not None:
+            await engine.warm(read_working_set(settings.warm_start))
         await engine.preload(settings.preload)
         # until here a signal ends the process at once: there is nothing to finish
-        stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, server.stop.set)
         await server.open()
         on_ready(ports)
-        await stop.wait()
+        file = settings.warm_start
+        async with remembering(file, engine.resident) if file else nullcontext():
+            await server.stop.wait()
     finally:
         await server.drain()
 
@@ -87,36 +106,49 @@ def build_engine(
         observe=metrics.batch_computed,
     )
     metrics.queue_built(lambda: batcher.queue_rows)
+    store = home_store(settings.home)
     return Engine(
         backbone_digest=backbone.identity.digest,
         precision=settings.precision,
         tokenizer=Tokenizer(backbone.tokenizer_file),
         residency=Residency(
-            home_store(settings.home),
+            store,
             backbone,
             runner,
             limit_bytes=settings.max_adapter_bytes,
             observer=metrics,
         ),
         batcher=batcher,
+        gates=GateReader(backbone, store),
         limits=settings.limits,
+        access=_build_access(settings),
+        routes=Routes(settings.routes),
+        weights=settings.weights,
     )
 
 
 class Server:
-    """Both edges around one engine: gRPC for callers, HTTP for operators."""
+    """The edges around one engine: gRPC and HTTP for callers, and a port for operators.
+
+    ``stop`` is set where an operator wants the server to stop.
+
+    Raises:
+        InvalidInput: a port for operators without tokens.
+    """
 
     def __init__(self, engine: Engine, metrics: Metrics, settings: Settings) -> None:
         self._engine, self._settings = engine, settings
+        self.stop = asyncio.Event()
         self._health = health.aio.HealthServicer()
-        self._grpc = grpc.aio.server(
-            maximum_concurrent_rpcs=settings.max_concurrent_calls,
-            options=(("grpc.so_reuseport", 0),),  # a second server on the port shall fail
-        )
+        refused = partial(metrics.call_failed, ())
+        self._grpc = _grpc_server(settings, GrpcGuard(engine.access, refused))
         answers = Answers(engine, metrics)
+        open_inference = OpenInferenceAnswers(
+            engine, metrics, _version(), has_model_control=settings.has_model_control
+        )
         inference_pb2_grpc.add_InferenceServicer_to_server(InferenceService(answers), self._grpc)
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            OpenInferenceService(engine, metrics, _version()), self._grpc
+            OpenInferenceService(open_inference), self._grpc
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = (
@@ -125,8 +157,19 @@ class Server:
             health.SERVICE_NAME,
             reflection.SERVICE_NAME,
         )
-        reflection.enable_server_reflection(names, self._grpc)
-        self._http = HttpServer(build_application(answers, engine.gate, metrics), settings.tls)
+        if settings.has_reflection:
+            reflection.enable_server_reflection(names, self._grpc)
+        self._admin = self._build_admin(refused) if settings.admin else None
+        application = build_application(
+            answers,
+            engine.gate,
+            metrics,
+            engine.access,
+            more_routes=[*rest.build_routes(open_inference), *openapi.build_routes(_version())],
+            max_calls=settings.max_concurrent_calls,
+            has_metrics=settings.has_metrics,
+        )
+        self._http = HttpServer(application, settings.tls)
         self._http_task: asyncio.Task[None] | None = None
 
     async def start(self) -> Ports:
@@ -138,20 +181,38 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         http_socket = _listen(self._settings.host, self._settings.http_port)
         self._http_task = asyncio.create_task(self._http.serve(sockets=[http_socket]))
-        host = self._settings.host
-        address = f"[{host}]" if ":" in host else host
-        address = f"{address}:{self._settings.grpc_port}"
+        grpc_port = self._add_port(self._grpc, self._settings.host, self._settings.grpc_port)
+        await self._grpc.start()
+        admin_port = None
+        if self._admin is not None and self._settings.admin is not None:
+            admin = self._settings.admin
+            admin_port = self._add_port(self._admin, admin.host, admin.port)
+            await self._admin.start()
+        return Ports(grpc=grpc_port, http=http_socket.getsockname()[1], admin=admin_port)
+
+    def _build_admin(self, refused: Callable[[grpc.StatusCode], None]) -> grpc.aio.Server:
+        if self._settings.tokens is None:
+            raise InvalidInput(
+                "the port for operators needs --tokens: `upt-server token create` makes one"
+            )
+        # whatever is asked there, reflection too, needs the scope
+        guard = GrpcGuard(self._engine.access, refused, need_of=lambda _: "admin")
+        server = _grpc_server(self._settings, guard)
+        admin_pb2_grpc.add_AdminServicer_to_server(
+            AdminService(self._engine, _version(), self.stop), server
+        )
+        if self._settings.has_reflection:
+            reflection.enable_server_reflection((ADMIN_SERVICE, reflection.SERVICE_NAME), server)
+        return server
+
+    def _add_port(self, server: grpc.aio.Server, host: str, port: int) -> int:
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            grpc_port = self._add_port(address)
+            if self._settings.tls is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, self._settings.tls.grpc_credentials())
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
-        await self._grpc.start()
-        return Ports(grpc=grpc_port, http=http_socket.getsockname()[1])
-
-    def _add_port(self, address: str) -> int:
-        if self._settings.tls is None:
-            return self._grpc.add_insecure_port(address)
-        return self._grpc.add_secure_port(address, self._settings.tls.grpc_credentials())
 
     async def open(self) -> None:
         """Admit calls."""
@@ -167,6 +228,8 @@ class Server:
         except TimeoutError:
             logger.warning("calls were cut off after %s s", self._settings.drain_timeout_s)
         await self._grpc.stop(_LAST_WORDS_S)
+        if self._admin is not None:
+            await self._admin.stop(_LAST_WORDS_S)
         if self._http_task is not None:
             self._http.should_exit = True
             await self._http_task
@@ -175,6 +238,23 @@ class Server:
     async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         for name in ("", SERVICE):
             await self._health.set(name, status)
+
+
+def _grpc_server(settings: Settings, guard: GrpcGuard) -> grpc.aio.Server:
+    return grpc.aio.server(
+        interceptors=(guard,),
+        maximum_concurrent_rpcs=settings.max_concurrent_calls,
+        options=(("grpc.so_reuseport", 0),),  # a second server on the port shall fail
+    )
+
+
+def _build_access(settings: Settings) -> Access:
+    is_local = is_loopback(settings.host)
+    if settings.tokens is None:
+        return Access(is_local=is_local)
+    tokens = TokenFile(settings.tokens)
+    tokens.tokens()  # what cannot be read shall end the start
+    return Access(tokens, is_local=is_local)
 
 
 def _load_engine(settings: Settings, metrics: Metrics) -> Engine:

@@ -2,18 +2,22 @@
 
 There is no delay timer: while the runner computes a batch, the next one gathers in the queue. Owned
 by the event loop; only ``Runner.run`` leaves it, on a thread of its own. It knows neither texts nor
-adapters beyond their digest.
+adapters beyond their digest. Whose rows come next is said in ``scheduling``, how fast they go and
+which ones fail in ``pace`` and ``isolation``.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import ceil, inf
 from time import perf_counter
 
+from upt_server.isolation import run_isolated
+from upt_server.pace import Pace
 from upt_server.results import BatchFacts
 from upt_server.runner import Runner
-from upt_server.scheduling import Budget, select_batch
+from upt_server.scheduling import Budget, FairQueue, Priority, Waiting
 from upt_zoo.answers import Logits
 from upt_zoo.errors import InvalidInput, Overloaded
 from upt_zoo.nn.packing import Row
@@ -27,6 +31,8 @@ class Job:
 
     row: Row
     adapter: str
+    weight: int = 1
+    priority: Priority = "normal"
 
     @property
     def tokens(self) -> int:
@@ -71,8 +77,10 @@ class _Call:
 class _Entry:
     """A job in the queue; compared by identity."""
 
-    job: Job
+    row: Row
     adapter: str
+    weight: int
+    priority: Priority
     tokens: int
     call: _Call
     index: int
@@ -93,11 +101,9 @@ class Batcher:
         observe: Callable[[BatchFacts], None],
     ) -> None:
         self._runner, self._budget, self._observe = runner, budget, observe
-        self._max_queue_tokens = max_queue_tokens
-        self._queue: dict[_Entry, None] = {}  # ordered, with removal from anywhere
-        self._queue_tokens = 0
-        self._running: asyncio.Future[tuple[list[Logits], float]] | None = None
-        self._tokens_per_s = float(budget.tokens)
+        self._queue = FairQueue[_Entry](max_queue_tokens)
+        self._pace = Pace()
+        self._running: asyncio.Future[tuple[list[Logits | Exception], float]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="upt-runner")
 
     @property
@@ -105,32 +111,38 @@ class Batcher:
         """Rows that wait; those being computed are not among them."""
         return len(self._queue)
 
-    async def compute(self, jobs: Sequence[Job]) -> Computed:
+    async def compute(self, jobs: Sequence[Job], *, time_left_s: float = inf) -> Computed:
         """Compute a call's jobs, in one batch where they fit the budget and nobody else waits.
 
         A caller that is cancelled leaves the queue at once.
 
         Raises:
             InvalidInput: the call alone is larger than the whole queue.
-            Overloaded: the queue is full.
+            Overloaded: the queue is full, or so full that no answer would come in ``time_left_s``.
         """
-        tokens = sum(job.tokens for job in jobs)
-        self.check_room(tokens)
         loop = asyncio.get_running_loop()
         call = _Call(loop.create_future(), len(jobs))
         entries = [
-            _Entry(job=job, adapter=job.adapter, tokens=job.tokens, call=call, index=index)
+            _Entry(
+                row=job.row,
+                adapter=job.adapter,
+                weight=job.weight,
+                priority=job.priority,
+                tokens=job.tokens,
+                call=call,
+                index=index,
+            )
             for index, job in enumerate(jobs)
         ]
+        self.check_admission(entries, time_left_s)
         started = perf_counter()
-        self._queue.update(dict.fromkeys(entries))
-        self._queue_tokens += tokens
+        self._queue.add(entries)
         # not at once: calls that became ready together share a batch
         loop.call_soon(self._start_batch)
         try:
             await call.done
         finally:
-            self._withdraw(entries)
+            self._queue.discard(entries)
         forward_s = sum(facts.forward_ms for facts in call.batches) / 1000
         return Computed(
             logits=tuple(call.logits[index] for index in range(len(jobs))),
@@ -146,17 +158,55 @@ class Batcher:
             InvalidInput: they are more than the whole queue.
             Overloaded: the queue is full.
         """
-        if tokens > self._max_queue_tokens:
+        if tokens > self._queue.max_tokens:
             raise InvalidInput(
-                f"the call has {tokens} tokens, the server takes {self._max_queue_tokens} at most; "
+                f"the call has {tokens} tokens, the server takes {self._queue.max_tokens} at most; "
                 f"split it"
             )
-        if self._queue_tokens + tokens > self._max_queue_tokens:
-            low, high = _RETRY_BOUNDS_S
+        if self._queue.tokens + tokens > self._queue.max_tokens:
+            raise self._full("the queue is full")
+
+    def check_admission(self, rows: Sequence[Waiting], time_left_s: float) -> None:
+        """Check whether rows would be taken in now, and answered within ``time_left_s``.
+
+        Rows that know only a part of their tokens may be asked for: what is refused even so is
+        refused early.
+
+        Raises:
+            InvalidInput: they are more than the whole queue.
+            Overloaded: the queue is full, or no answer would come in time.
+        """
+        tokens = sum(row.tokens for row in rows)
+        self.check_room(tokens)
+        if not self._queue.has_room(rows):
+            raise self._full("the queue has no more room for this adapter")
+        # who is first of all goes in: only so is a pace measured anew that was slow for a while
+        if not self._queue and not self._pace.running_tokens:
+            return
+        # the second estimate is lower and dearer: what others have waiting may be behind these
+        if self._wait_s(self._queue.tokens + tokens) <= time_left_s:
+            return
+        wait_s = self._wait_s(self._queue.tokens_before(rows))
+        if wait_s > time_left_s:
             raise Overloaded(
-                f"the queue is full: {self._queue_tokens} of {self._max_queue_tokens} tokens wait",
-                retry_after_s=min(max(self._queue_tokens / self._tokens_per_s, low), high),
+                f"the answer would take {wait_s:.3f} s, and is wanted in {time_left_s:.3f} s",
+                retry_after_s=_bounded(wait_s - time_left_s),
             )
+
+    def _full(self, what: str) -> Overloaded:
+        return Overloaded(
+            f"{what}: {self._queue.tokens} of {self._queue.max_tokens} tokens wait",
+            retry_after_s=_bounded(self._wait_s(self._queue.tokens)),
+        )
+
+    def _wait_s(self, tokens: int) -> float:
+        """Estimate when so many tokens of the queue are computed, after the batch at work.
+
+        A row is answered when its batch is; all but the next batch will be full by then.
+        """
+        batch = self._budget.tokens
+        filled = tokens if tokens <= batch else ceil(tokens / batch) * batch
+        return self._pace.seconds(filled + self._pace.running_tokens, perf_counter())
 
     async def close(self) -> None:
         """Wait for the batch at work and end the thread; nobody may be waiting any more."""
@@ -164,48 +214,46 @@ class Batcher:
             await asyncio.wait([self._running])
         self._thread.shutdown()
 
-    def _withdraw(self, entries: Sequence[_Entry]) -> None:
-        for entry in entries:
-            if entry in self._queue:
-                del self._queue[entry]
-                self._queue_tokens -= entry.tokens
-
     def _start_batch(self) -> None:
         if self._running is not None or not self._queue:
             return
-        entries = select_batch(self._queue, self._budget)
-        self._withdraw(entries)
+        entries = self._queue.take(self._budget)
+        self._pace.start(sum(entry.tokens for entry in entries), perf_counter())
         self._running = asyncio.get_running_loop().run_in_executor(
-            self._thread, self._run, [entry.job.row for entry in entries]
+            self._thread, self._run, [entry.row for entry in entries]
         )
         self._running.add_done_callback(lambda ran: self._finish_batch(entries, ran))
 
-    def _run(self, rows: list[Row]) -> tuple[list[Logits], float]:
-        """Compute on the runner's thread; return the logits and the seconds it took."""
+    def _run(self, rows: list[Row]) -> tuple[list[Logits | Exception], float]:
+        """Compute on the runner's thread; return logits or errors, and the seconds it took."""
         started = perf_counter()
-        logits = self._runner.run(rows)
-        return logits, perf_counter() - started
+        computed = run_isolated(self._runner, rows)
+        return computed, perf_counter() - started
 
     def _finish_batch(
-        self, entries: list[_Entry], ran: asyncio.Future[tuple[list[Logits], float]]
+        self, entries: list[_Entry], ran: asyncio.Future[tuple[list[Logits | Exception], float]]
     ) -> None:
         self._running = None
+        computed, forward_s = ran.result()
+        self._pace.finish(perf_counter())
         self._start_batch()
-        if error := ran.exception():
-            for entry in entries:
-                entry.call.fail(error)
-            return
-        logits, forward_s = ran.result()
         facts = BatchFacts(
             rows=len(entries),
             tokens=sum(entry.tokens for entry in entries),
             distinct_adapters=len({entry.adapter for entry in entries}),
             forward_ms=forward_s * 1000,
         )
-        self._tokens_per_s = facts.tokens / max(forward_s, 1e-6)
         self._observe(facts)
         by_call: dict[_Call, dict[int, Logits]] = {}
-        for entry, values in zip(entries, logits, strict=True):
-            by_call.setdefault(entry.call, {})[entry.index] = values
-        for call, values_of_call in by_call.items():
-            call.finish(facts, values_of_call)
+        for entry, outcome in zip(entries, computed, strict=True):
+            if isinstance(outcome, Exception):
+                entry.call.fail(outcome)
+            else:
+                by_call.setdefault(entry.call, {})[entry.index] = outcome
+        for call, logits in by_call.items():
+            call.finish(facts, logits)
+
+
+def _bounded(retry_after_s: float) -> float:
+    low, high = _RETRY_BOUNDS_S
+    return min(max(retry_after_s, low), high)

@@ -16,6 +16,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from upt_server.commands import operators, scoring
+from upt_server.commands import tokens as token_commands
+from upt_server.options import (
+    OwnCertificate,
+    OwnKey,
+    OwnToken,
+    Target,
+    TrustedCa,
+    client_tls,
+    read_token,
+)
 from upt_server.precision import Precision, RunnerChoice
 from upt_zoo.errors import InvalidInput, Unavailable
 from upt_zoo.options import AsJson, Home
@@ -40,19 +51,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # it would read the brackets of the grammar as markup
 )
-Target = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The server to ask.")]
-TrustedCa = Annotated[
-    Path | None,
-    typer.Option(
-        "--ca", metavar="FILE", dir_okay=False, help="Speak TLS and trust this authority."
-    ),
-]
-OwnCertificate = Annotated[
-    Path | None, typer.Option("--cert", metavar="FILE", dir_okay=False, help="Who you are (mTLS).")
-]
-OwnKey = Annotated[
-    Path | None, typer.Option("--key", metavar="FILE", dir_okay=False, help="The key of --cert.")
-]
+app.add_typer(token_commands.app, name="token")
+app.add_typer(operators.app, name="admin")
+app.command()(operators.status)
+app.command()(scoring.score)
 Adapter = Annotated[str, typer.Argument(metavar="REF", help="name[:version][@digest]")]
 
 
@@ -100,6 +102,42 @@ def run(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond this machine without TLS.")
     ] = False,
+    tokens: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Who may call, and what.")
+    ] = None,
+    admin_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="For operators; 0: a free one.", show_default="none"),
+    ] = None,
+    admin_host: Annotated[str, typer.Option(help="Address of --admin-port.")] = "127.0.0.1",
+    audit_log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Append operators' calls.", show_default="stderr"),
+    ] = None,
+    route: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:TAG=SHARE,TAG=SHARE", help="Share a name's calls out; repeatable."
+        ),
+    ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=WEIGHT", help="An adapter's share beside others'; repeatable."),
+    ] = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Keep here what is in memory, and load it first next time."
+        ),
+    ] = None,
+    no_reflection: Annotated[
+        bool, typer.Option("--no-reflection", help="Do not tell what can be called.")
+    ] = False,
+    model_control: Annotated[
+        bool,
+        typer.Option("--model-control", help="Load and unload by the Open Inference Protocol too."),
+    ] = False,
+    no_metrics: Annotated[bool, typer.Option("--no-metrics", help="Do not show metrics.")] = False,
     drain_timeout_s: Annotated[
         float, typer.Option(min=0, help="Time to finish calls when told to stop.")
     ] = 30.0,
@@ -113,8 +151,9 @@ def run(
     import platformdirs
 
     from upt_server.app import serve
-    from upt_server.scheduling import Budget
-    from upt_server.settings import Settings
+    from upt_server.routes import Route
+    from upt_server.scheduling import Budget, parse_weight
+    from upt_server.settings import AdminAddress, Settings
     from upt_server.tls import check_exposure
     from upt_zoo.backbone import EMBEDDED_HUB_ID
     from upt_zoo.references import Reference
@@ -141,15 +180,27 @@ def run(
         max_adapter_bytes=adapter_memory_mb * 1024**2,
         drain_timeout_s=drain_timeout_s,
         tls=_server_tls(tls_cert, tls_key, tls_client_ca),
+        tokens=tokens,
+        admin=None if admin_port is None else AdminAddress(host=admin_host, port=admin_port),
+        routes=tuple(map(Route.parse, route or ())),
+        weights=dict(map(parse_weight, weight or ())),
+        warm_start=warm_start,
+        has_reflection=not no_reflection,
+        has_metrics=not no_metrics,
+        has_model_control=model_control,
     )
-    check_exposure(host, settings.tls, is_insecure=insecure)
+    for address in (host, admin_host):
+        check_exposure(address, settings.tls, is_insecure=insecure)
+    _log_audit(audit_log)
 
     def announce(ports: "Ports") -> None:
         if as_json:
             event = {"event": "ready", "grpc_port": ports.grpc, "http_port": ports.http}
-            typer.echo(json.dumps(event))
+            more = {} if ports.admin is None else {"admin_port": ports.admin}
+            typer.echo(json.dumps(event | more))
         else:
-            typer.echo(f"ready: gRPC on {host}:{ports.grpc}, HTTP on {host}:{ports.http}")
+            admin = "" if ports.admin is None else f", operators on {admin_host}:{ports.admin}"
+            typer.echo(f"ready: gRPC on {host}:{ports.grpc}, HTTP on {host}:{ports.http}{admin}")
 
     asyncio.run(serve(settings, announce))
 
@@ -161,6 +212,7 @@ def predict(
         list[str], typer.Argument(metavar="TEXT...", help="In the order of the task's fields.")
     ],
     server: Target = "127.0.0.1:8001",
+    token_file: OwnToken = None,
     ca: TrustedCa = None,
     cert: OwnCertificate = None,
     key: OwnKey = None,
@@ -169,7 +221,7 @@ def predict(
     """Ask for the answer to one input."""
     from upt_server import wire
 
-    with _asking(server, ca, cert, key) as client:
+    with _asking(server, token_file, ca, cert, key) as client:
         prediction = client.predict_many([(ref, texts)])
     if as_json:
         _print_json(wire.write_prediction(prediction))
@@ -180,6 +232,7 @@ def predict(
 @app.command(name="ls")
 def list_adapters(
     server: Target = "127.0.0.1:8001",
+    token_file: OwnToken = None,
     ca: TrustedCa = None,
     cert: OwnCertificate = None,
     key: OwnKey = None,
@@ -189,7 +242,7 @@ def list_adapters(
     from upt_protos.v1.inference_pb2 import ListAdaptersResponse
     from upt_server import wire
 
-    with _asking(server, ca, cert, key) as client:
+    with _asking(server, token_file, ca, cert, key) as client:
         adapters = client.adapters()
     if as_json:
         _print_json(ListAdaptersResponse(adapters=map(wire.write_adapter, adapters)))
@@ -208,17 +261,24 @@ def list_adapters(
     )
 
 
+def _log_audit(file: Path | None) -> None:
+    """Write the lines of the audit log as they are: to a file, else to stderr."""
+    handler = logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file)
+    logger = logging.getLogger("upt_server.audit")
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
 @contextmanager
 def _asking(
-    server: str, ca: Path | None, cert: Path | None, key: Path | None
+    server: str, token_file: Path | None, ca: Path | None, cert: Path | None, key: Path | None
 ) -> "Iterator[Client]":
     """Connect, by TLS if any file says so; no answer in time counts as unavailable."""
     from upt_server.client import Client
-    from upt_server.tls import ClientTls
 
-    tls = ClientTls(ca=ca, certificate=cert, key=key) if ca or cert or key else None
+    token, tls = read_token(token_file), client_tls(ca, cert, key)
     try:
-        with Client(server, tls=tls) as client:
+        with Client(server, tls=tls, token=token) as client:
             yield client
     except TimeoutError as error:
         raise Unavailable(f"{server}: {error}") from error

@@ -9,27 +9,28 @@ server met, and ``TimeoutError`` where no answer came in time. A client holds on
 be shared by threads, or by tasks.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Self, cast
-
-import grpc
 
 from upt_protos.v1 import inference_pb2 as pb
 from upt_protos.v1 import inference_pb2_grpc
-from upt_server import statuses, wire
-from upt_server.inputs import Input
+from upt_server import wire
+from upt_server.channels import open_async_channel, open_channel, our_errors
+from upt_server.inputs import Input, Options
 from upt_server.results import AdapterDescription, Output, Prediction
 from upt_server.tls import ClientTls
-from upt_zoo.errors import Unavailable
 from upt_zoo.references import Reference
 
 DEFAULT_TARGET = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_OPTIONS = Options()
 
 
 class Client:
-    """A blocking client; a context manager, or ended by ``close``. ``tls`` None: in the clear."""
+    """A blocking client; a context manager, or ended by ``close``.
+
+    ``tls`` None: in the clear. ``token`` says who calls; without TLS it never leaves this machine.
+    """
 
     def __init__(
         self,
@@ -37,13 +38,10 @@ class Client:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         tls: ClientTls | None = None,
+        token: str | None = None,
     ) -> None:
         self._target, self._timeout_s = target, timeout_s
-        self._channel = (
-            grpc.secure_channel(target, tls.channel_credentials())
-            if tls
-            else grpc.insecure_channel(target)
-        )
+        self._channel = open_channel(target, tls, token)
         self._stub = inference_pb2_grpc.InferenceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -56,23 +54,70 @@ class Client:
         """Give the connection up."""
         self._channel.close()
 
-    def predict(self, adapter: str, *texts: str, fields: Mapping[str, str] | None = None) -> Output:
+    def predict(
+        self,
+        adapter: str,
+        *texts: str,
+        fields: Mapping[str, str] | None = None,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> Output:
         """Answer one input: ``texts`` in the order of the task's fields, or ``fields`` by name.
 
         Raises:
             UptError: what the server says.
             TimeoutError: no answer in time.
         """
-        return self._predict([_input(adapter, texts, fields)]).outputs[0]
+        inputs = [_input(adapter, texts, fields, options)]
+        return self._predict(wire.write_request(inputs)).outputs[0]
 
-    def predict_many(self, inputs: Iterable[tuple[str, Sequence[str]]]) -> Prediction:
+    def predict_many(
+        self, inputs: Iterable[tuple[str, Sequence[str]]], *, options: Options = DEFAULT_OPTIONS
+    ) -> Prediction:
         """Answer pairs of adapter and texts, of any adapters, in one call.
 
         Raises:
             UptError: what the server says; the message names the input.
             TimeoutError: no answer in time.
         """
-        return self._predict([_input(adapter, texts) for adapter, texts in inputs])
+        given = [_input(adapter, texts, None, options) for adapter, texts in inputs]
+        return self._predict(wire.write_request(given))
+
+    def predict_each(
+        self,
+        adapters: Iterable[str],
+        *texts: str,
+        fields: Mapping[str, str] | None = None,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> Prediction:
+        """Answer one input by each of several adapters, in their order; it is sent once.
+
+        Raises:
+            UptError: what the server says; the message names the adapter's place.
+            TimeoutError: no answer in time.
+        """
+        inputs = [_input(adapter, texts, fields, options) for adapter in adapters]
+        return self._predict(wire.write_shared(inputs))
+
+    def predict_stream(
+        self, inputs: Iterable[tuple[str, Sequence[str]]], *, options: Options = DEFAULT_OPTIONS
+    ) -> Iterator[tuple[int, Output | Exception]]:
+        """Answer any number of pairs of adapter and texts, each as soon as it is ready.
+
+        Yields each input's place in ``inputs``, from 0, and its output, or the ``UptError`` or
+        ``TimeoutError`` that ended it alone. ``inputs`` are read in another thread, a little ahead.
+        Leaving the loop cancels what is at work. There is no limit to the time of the whole.
+
+        Raises:
+            UptError: the stream as a whole failed.
+        """
+        requests = (_stream_request(place, *pair, options) for place, pair in enumerate(inputs))
+        stream = self._stub.PredictStream(requests)
+        try:
+            with our_errors(self._target):
+                for message in stream:
+                    yield _read_answer(message)
+        finally:
+            stream.cancel()
 
     def adapters(self) -> tuple[AdapterDescription, ...]:
         """Describe every version of every adapter in the server's store.
@@ -81,7 +126,7 @@ class Client:
             UptError: what the server says.
             TimeoutError: no answer in time.
         """
-        with _our_errors(self._target):
+        with our_errors(self._target):
             response = self._stub.ListAdapters(pb.ListAdaptersRequest(), timeout=self._timeout_s)
         return tuple(wire.read_adapter(message) for message in response.adapters)
 
@@ -93,12 +138,11 @@ class Client:
             TimeoutError: no answer in time.
         """
         request = pb.GetAdapterRequest(adapter=reference)
-        with _our_errors(self._target):
+        with our_errors(self._target):
             return wire.read_adapter(self._stub.GetAdapter(request, timeout=self._timeout_s))
 
-    def _predict(self, inputs: Sequence[Input]) -> Prediction:
-        request = wire.write_request(inputs)
-        with _our_errors(self._target):
+    def _predict(self, request: pb.PredictRequest) -> Prediction:
+        with our_errors(self._target):
             return wire.read_prediction(self._stub.Predict(request, timeout=self._timeout_s))
 
 
@@ -111,13 +155,10 @@ class AsyncClient:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         tls: ClientTls | None = None,
+        token: str | None = None,
     ) -> None:
         self._target, self._timeout_s = target, timeout_s
-        self._channel = (
-            grpc.aio.secure_channel(target, tls.channel_credentials())
-            if tls
-            else grpc.aio.insecure_channel(target)
-        )
+        self._channel = open_async_channel(target, tls, token)
         # one class serves both kinds of channel; its types stand under two names
         self._stub = cast(
             "inference_pb2_grpc.InferenceAsyncStub", inference_pb2_grpc.InferenceStub(self._channel)
@@ -134,52 +175,93 @@ class AsyncClient:
         await self._channel.close()
 
     async def predict(
-        self, adapter: str, *texts: str, fields: Mapping[str, str] | None = None
+        self,
+        adapter: str,
+        *texts: str,
+        fields: Mapping[str, str] | None = None,
+        options: Options = DEFAULT_OPTIONS,
     ) -> Output:
         """Answer one input, as ``Client.predict``."""
-        return (await self._predict([_input(adapter, texts, fields)])).outputs[0]
+        inputs = [_input(adapter, texts, fields, options)]
+        return (await self._predict(wire.write_request(inputs))).outputs[0]
 
-    async def predict_many(self, inputs: Iterable[tuple[str, Sequence[str]]]) -> Prediction:
+    async def predict_many(
+        self, inputs: Iterable[tuple[str, Sequence[str]]], *, options: Options = DEFAULT_OPTIONS
+    ) -> Prediction:
         """Answer pairs of adapter and texts in one call, as ``Client.predict_many``."""
-        return await self._predict([_input(adapter, texts) for adapter, texts in inputs])
+        given = [_input(adapter, texts, None, options) for adapter, texts in inputs]
+        return await self._predict(wire.write_request(given))
+
+    async def predict_each(
+        self,
+        adapters: Iterable[str],
+        *texts: str,
+        fields: Mapping[str, str] | None = None,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> Prediction:
+        """Answer one input by each of several adapters, as ``Client.predict_each``."""
+        inputs = [_input(adapter, texts, fields, options) for adapter in adapters]
+        return await self._predict(wire.write_shared(inputs))
+
+    async def predict_stream(
+        self,
+        inputs: AsyncIterable[tuple[str, Sequence[str]]],
+        *,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> AsyncIterator[tuple[int, Output | Exception]]:
+        """Answer any number of pairs of adapter and texts, as ``Client.predict_stream``."""
+
+        async def requests() -> AsyncIterator[pb.StreamRequest]:
+            place = 0
+            async for adapter, texts in inputs:
+                yield _stream_request(place, adapter, texts, options)
+                place += 1
+
+        stream = self._stub.PredictStream(requests())
+        try:
+            with our_errors(self._target):
+                async for message in stream:
+                    yield _read_answer(message)
+        finally:
+            stream.cancel()
 
     async def adapters(self) -> tuple[AdapterDescription, ...]:
         """Describe every version of every adapter, as ``Client.adapters``."""
         request = pb.ListAdaptersRequest()
-        with _our_errors(self._target):
+        with our_errors(self._target):
             response = await self._stub.ListAdapters(request, timeout=self._timeout_s)
         return tuple(wire.read_adapter(message) for message in response.adapters)
 
     async def adapter(self, reference: str) -> AdapterDescription:
         """Describe one adapter, as ``Client.adapter``."""
         request = pb.GetAdapterRequest(adapter=reference)
-        with _our_errors(self._target):
+        with our_errors(self._target):
             return wire.read_adapter(await self._stub.GetAdapter(request, timeout=self._timeout_s))
 
-    async def _predict(self, inputs: Sequence[Input]) -> Prediction:
-        request = wire.write_request(inputs)
-        with _our_errors(self._target):
+    async def _predict(self, request: pb.PredictRequest) -> Prediction:
+        with our_errors(self._target):
             return wire.read_prediction(await self._stub.Predict(request, timeout=self._timeout_s))
 
 
-def _input(adapter: str, texts: Sequence[str], fields: Mapping[str, str] | None = None) -> Input:
-    return Input(adapter=Reference.parse(adapter), texts=tuple(texts), fields=fields or {})
+def _input(
+    adapter: str, texts: Sequence[str], fields: Mapping[str, str] | None, options: Options
+) -> Input:
+    return Input(
+        adapter=Reference.parse(adapter),
+        texts=tuple(texts),
+        fields=fields or {},
+        options=options,
+    )
 
 
-@contextmanager
-def _our_errors(target: str) -> Iterator[None]:
-    """Raise what the server met; a call that did not reach it is ``Unavailable``."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        code, message = error.code(), error.details() or ""
-        # pairs of key and value in both kinds of channel, of two types
-        trailers = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
-        details = next((value for key, value in trailers if key == statuses.DETAILS_KEY), None)
-        if details is None and code is grpc.StatusCode.CANCELLED:
-            # what gRPC says of calls that reached a stopping server and were never taken up
-            raise Unavailable(f"{target} ended the call: it stops; try another server") from error
-        if details is None and code is grpc.StatusCode.UNAVAILABLE:
-            message = f"cannot reach {target}: {message}; is `upt-server run` running there?"
-        data = details if isinstance(details, bytes) else b""
-        raise statuses.error_of(code, message or code.name, data) from error
+def _stream_request(
+    place: int, adapter: str, texts: Sequence[str], options: Options
+) -> pb.StreamRequest:
+    request = wire.write_request([_input(adapter, texts, None, options)])
+    return pb.StreamRequest(id=str(place), request=request)
+
+
+def _read_answer(message: pb.StreamResponse) -> tuple[int, Output | Exception]:
+    if message.WhichOneof("result") == "failure":
+        return int(message.id), wire.read_failure(message.failure)
+    return int(message.id), wire.read_prediction(message.response).outputs[0]

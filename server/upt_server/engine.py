@@ -9,50 +9,34 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import islice
+from math import inf
 from time import perf_counter
 
+from upt_server.access.callers import Access
 from upt_server.batcher import Batcher, Job
 from upt_server.gate import Gate
-from upt_server.inputs import Input, Limits, at_input, check_sizes, order_texts
+from upt_server.gates import GateReader
+from upt_server.inputs import Input, Limits, at_input, check_sizes
+from upt_server.lifecycle import Lifecycle
 from upt_server.precision import Precision
 from upt_server.residency import Lease, Residency
 from upt_server.results import (
     AdapterDescription,
-    AdapterIdentity,
-    Output,
+    EngineStatus,
+    Gates,
     Prediction,
     Timings,
 )
-from upt_zoo.answers import Logits, answer
-from upt_zoo.errors import Corrupt, NotFound
-from upt_zoo.nn.packing import Row
+from upt_server.routes import Routes
+from upt_server.texts import Encoded, encode, form_outputs
+from upt_zoo.errors import Corrupt, InvalidInput, NotFound, UptError
 from upt_zoo.references import Reference
 from upt_zoo.tokenization import Tokenizer, TokenRow
 
 logger = logging.getLogger(__name__)
 
 _TEXT_THREADS = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Encoded:
-    """An input as token rows, with what its answer is formed from."""
-
-    lease: Lease
-    texts: tuple[str, ...]
-    rows: list[TokenRow]
-
-    def jobs(self) -> list[Job]:
-        adapter = self.lease.prepared
-        return [
-            Job(
-                row=Row(ids=row.ids, type_ids=row.type_ids, adapter=adapter),
-                adapter=self.lease.stored.digest,
-            )
-            for row in self.rows
-        ]
+_NO_TOKENS = TokenRow(ids=[], type_ids=[])
 
 
 class Engine:
@@ -66,11 +50,18 @@ class Engine:
         tokenizer: Tokenizer,
         residency: Residency,
         batcher: Batcher,
+        gates: GateReader,
         limits: Limits,
+        access: Access | None = None,
+        routes: Routes | None = None,
+        weights: Mapping[str, int] | None = None,
     ) -> None:
         self._backbone_digest, self._precision = backbone_digest, precision
         self._tokenizer, self._residency, self._batcher = tokenizer, residency, batcher
-        self.limits = limits
+        self._gates, self.limits = gates, limits
+        self.access, self._routes = access or Access(), routes or Routes()
+        self._weights = weights or {}
+        self.lifecycle = Lifecycle(residency, self.access)
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="upt-text")
         self.gate = Gate()
 
@@ -90,18 +81,21 @@ class Engine:
         """Answer one call: every input, or an error. A cancelled call frees all that it holds.
 
         Raises:
+            Forbidden: the caller may not ask one of the adapters.
+            Overloaded: the caller is over its quota, or as ``Batcher.compute`` says.
             TimeoutError: no answer within ``timeout_s`` or the server's own limit.
             Unavailable: the server starts or drains.
             UptError: as ``inputs``, ``Residency.acquire`` and ``Batcher.compute`` say; a note on
                 the error names the input.
         """
         check_sizes(inputs, self.limits)
+        inputs = self._admit(inputs)
         limit_s = self.limits.timeout_s if timeout_s is None else timeout_s
         limit_s = min(limit_s, self.limits.timeout_s)
         with self.gate.passage(), ExitStack() as leases:
             try:
-                async with asyncio.timeout(limit_s):
-                    return await self._predict(inputs, leases)
+                async with asyncio.timeout(limit_s) as limit:
+                    return await self._predict(inputs, leases, limit.when() or inf)
             except TimeoutError:
                 raise TimeoutError(f"no answer within {limit_s:.3f} s") from None
 
@@ -109,39 +103,89 @@ class Engine:
         """Describe an adapter of the store, in memory or not.
 
         Raises:
+            Forbidden: the caller may not ask it.
             UptError: as ``Resolver.resolve`` says.
         """
+        self.access.check_adapters([reference.name])
         stored = await self._residency.resolver.resolve(reference)
         is_resident = self._residency.is_resident(stored.digest)
         return AdapterDescription.of(stored, is_resident=is_resident)
 
     async def describe_all(self) -> tuple[AdapterDescription, ...]:
-        """Describe every version in the store; damaged ones are logged and left out."""
+        """Describe every version in the store that the caller may ask.
+
+        Damaged ones are logged and left out.
+        """
         descriptions = []
         for reference in await self._residency.resolver.references():
+            if not self.access.allows(reference.name):
+                continue
             try:
                 descriptions.append(await self.describe(reference))
             except (Corrupt, NotFound) as error:  # damaged, or removed meanwhile
                 logger.warning("left out of the list: %s", error)
         return tuple(descriptions)
 
+    async def warm(self, references: Iterable[Reference]) -> None:
+        """Load what can be loaded of these adapters; the rest is logged."""
+        for reference in references:
+            try:
+                await self._residency.load(reference)
+            except UptError as error:
+                logger.warning("not loaded again: %s", error)
+
+    def resident(self) -> tuple[Reference, ...]:
+        """Return what is in memory, the least recently used first."""
+        return tuple(
+            Reference(name=each.stored.name, tag=each.stored.version, digest=each.stored.digest)
+            for each in self._residency.resident()
+        )
+
+    def status(self) -> EngineStatus:
+        """Say how the engine is at the moment."""
+        return EngineStatus(
+            state=self.gate.state,
+            backbone_digest=self._backbone_digest,
+            precision=self._precision,
+            calls=self.gate.inside,
+            queue_rows=self._batcher.queue_rows,
+            adapter_bytes=sum(each.size_bytes for each in self._residency.resident()),
+            max_adapter_bytes=self._residency.limit_bytes,
+        )
+
     async def close(self) -> None:
         """End all threads; no call may be inside any more."""
         await self._batcher.close()
+        self._gates.close()
         self._residency.close()
         self._threads.shutdown()
 
-    async def _predict(self, inputs: Sequence[Input], leases: ExitStack) -> Prediction:
+    def _admit(self, inputs: Sequence[Input]) -> Sequence[Input]:
+        """Let the caller ask what it may ask; return the inputs with routes applied."""
+        self.access.count_call()
+        self.access.check_adapters({item.adapter.name for item in inputs})
+        return self._routes.apply(inputs, self.access.caller().request_key)
+
+    async def _predict(
+        self, inputs: Sequence[Input], leases: ExitStack, ends_at_s: float
+    ) -> Prediction:
         loop = asyncio.get_running_loop()
         started = perf_counter()
         self._batcher.check_room(len(inputs))  # at least: what is refused shall cost little
         held = await self._lease(inputs, leases)
         loaded = perf_counter()
-        encoded = await loop.run_in_executor(self._threads, self._encode, inputs, held)
+        rows = self._empty_rows(inputs, held)
+        self._batcher.check_admission(rows, ends_at_s - loop.time())
+        encoded = await loop.run_in_executor(self._threads, encode, self._tokenizer, inputs, held)
         tokenized = perf_counter()
-        jobs = [job for item in encoded for job in item.jobs()]
-        computed = await self._batcher.compute(jobs)
-        outputs = await loop.run_in_executor(self._threads, _answer, encoded, computed.logits)
+        self._check_gate_rows(encoded)
+        jobs = self._jobs(encoded)
+        with self.access.place(sum(job.tokens for job in jobs)):
+            computed = await self._batcher.compute(jobs, time_left_s=ends_at_s - loop.time())
+        gates = await self._read_gates(encoded)
+        outputs = await loop.run_in_executor(
+            self._threads, form_outputs, encoded, computed.logits, gates
+        )
         return Prediction(
             outputs=outputs,
             backbone_digest=self._backbone_digest,
@@ -156,42 +200,44 @@ class Engine:
             batches=computed.batches,
         )
 
+    def _empty_rows(self, inputs: Sequence[Input], held: Mapping[Reference, Lease]) -> list[Job]:
+        """Return the call's rows as far as they are known before texts are tokenised."""
+        return self._jobs(
+            Encoded(lease=held[item.adapter], texts=(), rows=[_NO_TOKENS], options=item.options)
+            for item in inputs
+        )
+
+    def _jobs(self, encoded: Iterable[Encoded]) -> list[Job]:
+        priority = self.access.caller().priority
+        return [
+            job
+            for item in encoded
+            for job in item.jobs(
+                weight=self._weights.get(item.lease.stored.name, 1), priority=priority
+            )
+        ]
+
     async def _lease(self, inputs: Sequence[Input], leases: ExitStack) -> Mapping[Reference, Lease]:
         held: dict[Reference, Lease] = {}
         for index, item in enumerate(inputs):
             if item.adapter not in held:
-                with at_input(index):
+                with at_input(index, item.path):
                     lease = await self._residency.acquire(item.adapter)
                 held[item.adapter] = leases.enter_context(lease)
         return held
 
-    def _encode(self, inputs: Sequence[Input], held: Mapping[Reference, Lease]) -> list[_Encoded]:
-        encoded = []
-        for index, item in enumerate(inputs):
-            lease = held[item.adapter]
-            spec = lease.stored.spec
-            with at_input(index):
-                texts = order_texts(spec.task, item)
-            rows = self._tokenizer.encode(spec.task, texts, is_span=spec.head.kind == "span")
-            encoded.append(_Encoded(lease=lease, texts=texts, rows=rows))
-        return encoded
+    def _check_gate_rows(self, encoded: Sequence[Encoded]) -> None:
+        rows = sum(len(item.rows) for item in encoded if item.options.has_gates)
+        if rows > self.limits.max_gate_rows:
+            raise InvalidInput(
+                f"the call asks for the gates of {rows} rows, expected {self.limits.max_gate_rows} "
+                f"at most; ask for fewer inputs, or for shorter ones"
+            )
 
-
-def _answer(encoded: Sequence[_Encoded], logits: Sequence[Logits]) -> tuple[Output, ...]:
-    """Form the outputs; ``logits`` are those of all rows, input after input."""
-    remaining = iter(logits)
-    return tuple(_output(item, list(islice(remaining, len(item.rows)))) for item in encoded)
-
-
-def _output(item: _Encoded, logits: Sequence[Logits]) -> Output:
-    stored = item.lease.stored
-    return Output(
-        answer=answer(stored.spec, item.texts, item.rows, logits),
-        labels=stored.spec.head.labels or (),
-        adapter=AdapterIdentity.of(stored),
-        task=stored.spec.task.name,
-        tokens=sum(len(row.ids) for row in item.rows),
-        is_truncated=any(row.is_truncated for row in item.rows),
-        windows=len(item.rows),
-        logits=() if stored.spec.head.kind == "span" else tuple(logits[0].tolist()),
-    )
+    async def _read_gates(self, encoded: Sequence[Encoded]) -> dict[int, list[Gates]]:
+        """Read the gates of the inputs that ask for them, by their index."""
+        return {
+            index: await self._gates.read(item.lease.stored, item.rows)
+            for index, item in enumerate(encoded)
+            if item.options.has_gates
+        }

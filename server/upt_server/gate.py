@@ -23,6 +23,11 @@ class Gate:
         return self._state
 
     @property
+    def inside(self) -> int:
+        """How many calls are inside."""
+        return self._inside
+
+    @property
     def is_open(self) -> bool:
         """Whether calls are admitted."""
         return self._state == "open"

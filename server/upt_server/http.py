@@ -1,61 +1,75 @@
 """The HTTP edge: ``upt.v1`` as JSON for callers; metrics, liveness, readiness for operators.
 
-A message's JSON form is protobuf's own mapping (https://protobuf.dev/programming-guides/json),
-an error's that of Google's APIs (AIP-193), with the status codes of google/rpc/code.proto.
+A message's JSON form is protobuf's own mapping (https://protobuf.dev/programming-guides/json).
 """
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from http import HTTPStatus
-from math import ceil
 
 import uvicorn
 from google.protobuf.json_format import MessageToDict, Parse, ParseError
 from google.protobuf.message import Message
-from grpc import StatusCode
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from upt_protos.v1 import inference_pb2 as pb
 from upt_server import statuses
+from upt_server.access.callers import Access
+from upt_server.access.http_guard import HttpGuard
 from upt_server.gate import Gate
+from upt_server.http_calls import (
+    CallBound,
+    LeaverWatch,
+    ending_with_a_response,
+    read_body,
+    respond_error,
+)
 from upt_server.metrics import Metrics
 from upt_server.service import Answers
 from upt_server.tls import ServerTls
-from upt_zoo.errors import InvalidInput, Overloaded, Unavailable
-
-_LOGGER = logging.getLogger(__name__)
-_MAX_BODY_BYTES = 4 * 1024**2  # as gRPC's own bound on a message
-_CLIENT_CLOSED_REQUEST = 499
-_HTTP_CODES: dict[StatusCode, int] = {
-    StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
-    StatusCode.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
-    StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
-    StatusCode.ALREADY_EXISTS: HTTPStatus.CONFLICT,
-    StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
-    StatusCode.CANCELLED: _CLIENT_CLOSED_REQUEST,
-    StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
-    StatusCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
-}
+from upt_zoo.errors import InvalidInput
 
 
-def build_application(answers: Answers, gate: Gate, metrics: Metrics) -> Starlette:
-    """Route the calls of ``upt.v1``, and what operators ask.
+def build_application(
+    answers: Answers,
+    gate: Gate,
+    metrics: Metrics,
+    access: Access,
+    *,
+    more_routes: Iterable[Route] = (),
+    max_calls: int,
+    has_metrics: bool = True,
+) -> Starlette:
+    """Route the calls of ``upt.v1``, those of other protocols, and what operators ask.
 
-    ``/metrics``; ``/healthz``, the process lives; ``/readyz``, calls are admitted.
+    ``/metrics``, unless switched off; ``/healthz``, the process lives; ``/readyz``, calls are
+    admitted. At most ``max_calls`` are answered at once.
     """
-    return Starlette(routes=[*_routes_of_callers(answers), *_routes_of_operators(gate, metrics)])
+
+    def refuse(error: Exception, path: str) -> Response:
+        metrics.call_failed((), statuses.code_of(error))
+        return respond_error(error, path)
+
+    routes = [*_routes_of_callers(answers), *more_routes, *_routes_of_operators(gate, metrics)]
+    return Starlette(
+        routes=[route for route in routes if has_metrics or route.path != "/metrics"],
+        middleware=[
+            Middleware(HttpGuard, access=access, refuse=refuse),
+            Middleware(CallBound, most=max_calls, refuse=refuse),
+            Middleware(LeaverWatch),
+        ],
+    )
 
 
 def _routes_of_callers(answers: Answers) -> list[Route]:
     async def predict(request: Request) -> Message:
         # parsing is slow for what a body can hold: not on the event loop
-        message = await asyncio.to_thread(_parse, await _read_body(request))
+        message = await asyncio.to_thread(_parse, await read_body(request))
         return await answers.predict(message, None)
 
     async def list_adapters(_: Request) -> Message:
@@ -93,27 +107,10 @@ def _as_json(
     """Write what an endpoint returns or raises as JSON."""
 
     async def respond(request: Request) -> Response:
-        try:
-            message = await answer(request)
-        except ClientDisconnect:
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
-        except Exception as error:  # noqa: BLE001 - the edge: every error becomes a status
-            return _error(error)
+        message = await answer(request)
         return JSONResponse(MessageToDict(message, always_print_fields_with_no_presence=True))
 
-    return respond
-
-
-def _error(error: Exception) -> Response:
-    code = statuses.code_of(error)
-    http_code = _HTTP_CODES.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)
-    if code is StatusCode.INTERNAL:
-        _LOGGER.error("a call failed", exc_info=error)
-    headers = {}
-    if isinstance(error, Overloaded | Unavailable):
-        headers["retry-after"] = str(ceil(error.retry_after_s))
-    body = {"code": int(http_code), "status": code.name, "message": statuses.message_of(error)}
-    return JSONResponse({"error": body}, status_code=http_code, headers=headers)
+    return ending_with_a_response(respond)
 
 
 def _parse(body: bytes) -> pb.PredictRequest:
@@ -123,20 +120,12 @@ def _parse(body: bytes) -> pb.PredictRequest:
         raise InvalidInput(f"expected a PredictRequest in JSON: {error}") from error
 
 
-async def _read_body(request: Request) -> bytes:
-    """Read the body, bounded before it is parsed."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            raise InvalidInput(
-                f"expected a body of at most {_MAX_BODY_BYTES} bytes; split the call"
-            )
-    return bytes(body)
-
-
 class HttpServer(uvicorn.Server):
-    """uvicorn inside an event loop that is not its own: signals are left to the loop's owner."""
+    """uvicorn inside an event loop that is not its own: signals are left to the loop's owner.
+
+    Raises:
+        InvalidInput: the files of TLS cannot be read, or are not what they should be.
+    """
 
     def __init__(self, application: Starlette, tls: ServerTls | None) -> None:
         options = tls.uvicorn_options() if tls else {}
@@ -145,6 +134,10 @@ class HttpServer(uvicorn.Server):
                 application, lifespan="off", log_config=None, access_log=False, **options
             )
         )
+        try:
+            self.config.load()  # TLS too, whose faults shall end the start
+        except OSError as error:  # as OpenSSL's own errors are
+            raise InvalidInput(f"cannot speak TLS with the files given: {error}") from error
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

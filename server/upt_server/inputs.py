@@ -7,35 +7,64 @@ from dataclasses import dataclass, field
 
 from upt_zoo.errors import InvalidInput, InvalidText, UptError
 from upt_zoo.references import Reference
-from upt_zoo.spec import TaskInput
+from upt_zoo.spec import HeadKind, TaskInput
+
+_MIN_TOKENS = 8  # as in a spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much one call may ask for; ``max_input_chars`` counts all texts of one input."""
+    """How much one call may ask for.
+
+    ``max_input_chars`` counts all texts of one input: a document of 100,000 and a question.
+    ``max_gate_rows`` counts the rows, or windows, whose gates are asked for.
+    """
 
     max_inputs: int = 256
-    max_input_chars: int = 100_000
+    max_input_chars: int = 101_000
+    max_gate_rows: int = 32
     timeout_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What an input may ask for beyond an answer; by default what the adapter's spec says.
+
+    ``max_tokens`` and ``stride`` are those of ``upt_zoo.spec.TaskInput``, the former at most the
+    task's own. ``top_k`` asks for the best labels only, or for the best spans. ``has_logits`` and
+    ``has_gates`` ask for ``Output.logits`` and ``Output.gates``.
+    """
+
+    is_truncation_refused: bool = False
+    max_tokens: int | None = None
+    stride: int | None = None
+    top_k: int | None = None
+    has_logits: bool = False
+    has_gates: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """One input and its adapter: ``texts`` in the order of the task's fields, or ``fields``."""
+    """One input and its adapter: ``texts`` in the order of the task's fields, or ``fields``.
+
+    ``path`` says where it stands in the request, if not at its own index.
+    """
 
     adapter: Reference
     texts: tuple[str, ...] = ()
     fields: Mapping[str, str] = field(default_factory=dict)
+    options: Options = Options()
+    path: str = field(default="", compare=False)
 
 
 @contextmanager
-def at_input(index: int) -> Iterator[None]:
+def at_input(index: int, path: str = "") -> Iterator[None]:
     """Note on an error of upt which input of the call it is about, as a path in the request."""
     try:
         yield
     except UptError as error:
         located = copy.copy(error)  # several callers may have got the same one from a shared load
-        located.add_note(f"inputs[{index}]")
+        located.add_note(path or f"inputs[{index}]")
         raise located from error
 
 
@@ -60,10 +89,33 @@ def check_sizes(inputs: Sequence[Input], limits: Limits) -> None:
     for index, item in enumerate(inputs):
         chars = sum(map(len, (*item.texts, *item.fields.values())))
         if chars > limits.max_input_chars:
-            with at_input(index):
+            with at_input(index, item.path):
                 raise InvalidText(
                     f"expected at most {limits.max_input_chars} characters, got {chars}"
                 )
+
+
+def choose_format(task: TaskInput, options: Options, kind: HeadKind) -> TaskInput:
+    """Return the task's input format with an input's options applied.
+
+    Raises:
+        InvalidInput: an option is out of range, or this kind of head has no use for it.
+    """
+    least, most = _MIN_TOKENS, task.max_tokens
+    if options.max_tokens is not None and not least <= options.max_tokens <= most:
+        raise InvalidInput(
+            f"max_tokens {options.max_tokens}: task {task.name} takes {least} to {most}"
+        )
+    if options.stride is not None and kind != "span":
+        raise InvalidInput(f"stride is for span tasks, and {task.name} is a {kind}; leave it out")
+    if options.top_k is not None and kind == "regression":
+        raise InvalidInput(f"top_k is for labels and spans; {task.name} answers a number")
+    return task.model_copy(
+        update={
+            "max_tokens": options.max_tokens or task.max_tokens,
+            "stride": options.stride or task.stride,
+        }
+    )
 
 
 def order_texts(task: TaskInput, item: Input) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from grpc import StatusCode
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from upt_server.results import BatchFacts, Prediction
+from upt_server.statistics import Statistics
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES = tuple(float(2**power) for power in range(15))
@@ -17,13 +18,16 @@ _OTHER = "other"
 _REJECTIONS = {
     StatusCode.RESOURCE_EXHAUSTED: "overloaded",
     StatusCode.UNAVAILABLE: "unavailable",
+    StatusCode.UNAUTHENTICATED: "unauthenticated",
+    StatusCode.PERMISSION_DENIED: "forbidden",
 }
 
 
 class Metrics:
-    """The server's metrics; each method is one event."""
+    """The server's metrics; each method is one event. ``statistics`` are told of calls too."""
 
     def __init__(self, *, max_adapter_labels: int = 100) -> None:
+        self.statistics = Statistics()
         self._registry = CollectorRegistry()
         self._max_adapter_labels = max_adapter_labels
         self._tasks: dict[str, str] = {}  # by the adapters that have a label of their own
@@ -91,8 +95,13 @@ class Metrics:
         self._evictions.inc()
         self._resident.labels("host").set(resident)
 
+    def adapter_unloaded(self, resident: int) -> None:
+        """Count an adapter dropped from memory because an operator asked; ``resident`` are left."""
+        self._resident.labels("host").set(resident)
+
     def call_answered(self, prediction: Prediction) -> None:
         """Count an answered call."""
+        self.statistics.call_answered(prediction)
         timings = prediction.timings
         self._request_s.observe(timings.total_ms / 1000)
         self._queue_s.observe(timings.queue_ms / 1000)
@@ -106,6 +115,8 @@ class Metrics:
         """Count a call that got no answer; ``adapters`` are the names it asked for."""
         if code in _REJECTIONS:
             self._rejected.labels(_REJECTIONS[code]).inc()
+        adapters = tuple(adapters)
+        self.statistics.call_failed(adapters)
         for adapter in adapters:
             self._count_request(adapter, code)
 

@@ -6,8 +6,11 @@ Owned by the event loop; reading, checking and preparing an adapter happens on a
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import Protocol, Self
@@ -20,10 +23,11 @@ from upt_zoo.backbone import Backbone
 from upt_zoo.errors import InvalidSpec, Overloaded, WrongBackbone
 from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.nn.adapter import PreparedAdapter
-from upt_zoo.references import Reference
+from upt_zoo.references import Reference, is_alias
 
 _LOGGER = logging.getLogger(__name__)
 _LOAD_THREADS = 2
+_FOLLOW_RETRY_S = 10.0  # between attempts to load what an alias leads to, if it cannot be loaded
 
 
 class ResidencyObserver(Protocol):
@@ -37,6 +41,10 @@ class ResidencyObserver(Protocol):
         """One was dropped to make room; ``resident`` are left in memory."""
         ...
 
+    def adapter_unloaded(self, resident: int) -> None:
+        """One was dropped because somebody asked for it; ``resident`` are left in memory."""
+        ...
+
 
 class Lease:
     """The right to use an adapter; it stays in memory until the lease is given back.
@@ -44,9 +52,11 @@ class Lease:
     ``stored`` is what the reference meant when the lease was taken.
     """
 
-    def __init__(self, stored: StoredAdapter, prepared: PreparedAdapter, slot: "_Slot") -> None:
+    def __init__(
+        self, stored: StoredAdapter, prepared: PreparedAdapter, give_back: Callable[[], None]
+    ) -> None:
         self.stored, self.prepared = stored, prepared
-        self._slot = slot
+        self._give_back = give_back
 
     def __enter__(self) -> Self:
         return self
@@ -57,20 +67,39 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._slot.leases -= 1
+        self._give_back()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resident:
+    """An adapter in memory; ``leases`` counts those who use it, its pin among them."""
+
+    stored: StoredAdapter
+    size_bytes: int
+    leases: int
+    is_pinned: bool
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Slot:
-    """One adapter on its way into memory or in it; leased by everybody who waits or computes."""
+    """One adapter on its way into memory or in it; leased by everybody who waits or computes.
 
+    ``is_unwanted``: it goes with its last lease, unless somebody asks for it before.
+    """
+
+    stored: StoredAdapter
     loading: asyncio.Task[PreparedAdapter]
     size_bytes: int = 0
     leases: int = 0
+    is_unwanted: bool = False
+
+    @property
+    def is_loaded(self) -> bool:
+        return self.size_bytes > 0
 
     @property
     def is_evictable(self) -> bool:
-        return self.leases == 0 and self.size_bytes > 0
+        return self.leases == 0 and self.is_loaded
 
 
 class Residency:
@@ -86,14 +115,19 @@ class Residency:
         observer: ResidencyObserver,
     ) -> None:
         self._store, self._backbone, self._runner = store, backbone, runner
-        self._limit_bytes, self._observer = limit_bytes, observer
+        self.limit_bytes, self._observer = limit_bytes, observer
         self._slots: OrderedDict[str, _Slot] = OrderedDict()  # by digest, last used last
-        self._pins: list[Lease] = []
+        self._pins: dict[str, Lease] = {}  # by digest
+        self._led_to: dict[Reference, StoredAdapter] = {}  # by alias
+        self._retry_at: dict[str, float] = {}  # by digest, the event loop's time
         self._threads = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="upt-load")
         self.resolver = Resolver(store, backbone.identity.digest, self._threads)
 
     async def acquire(self, reference: Reference) -> Lease:
         """Lease an adapter, loading it if need be; concurrent callers share one load.
+
+        An alias that has moved leads to where it led before until the other version is loaded, so
+        that nobody waits for it; one that cannot be loaded is logged and tried again later.
 
         Raises:
             AdapterNotFound: no such name, tag or digest.
@@ -103,35 +137,125 @@ class Residency:
             WrongBackbone: it was trained on another backbone, or for longer rows than this takes.
         """
         stored = await self.resolver.resolve(reference)
-        self._check_backbone(stored)
+        if reference.tag is not None and is_alias(reference.tag):
+            stored = self._follow(reference, stored)
+        return await self._lease(stored)
+
+    async def load(self, reference: Reference) -> StoredAdapter:
+        """Load an adapter without using it; it may be evicted. It raises what ``acquire`` does."""
+        with await self.acquire(reference) as lease:
+            return lease.stored
+
+    async def pin(self, reference: Reference) -> StoredAdapter:
+        """Load an adapter and never evict it; only ``unload`` ends that.
+
+        It raises what ``acquire`` does.
+        """
+        lease = await self.acquire(reference)
+        with self._pins.get(lease.stored.digest, nullcontext()):  # one pin is enough
+            self._pins[lease.stored.digest] = lease
+        return lease.stored
+
+    async def unload(self, reference: Reference) -> StoredAdapter:
+        """Drop an adapter from memory, its pin too; what computes with it finishes first.
+
+        It stays in the store: who asks for it loads it again. One that is not in memory stays so.
+
+        Raises:
+            AdapterNotFound: no such name, tag or digest.
+            Corrupt: the adapter's manifest or spec is damaged.
+        """
+        stored = await self.resolver.resolve(reference)
         slot = self._slots.get(stored.digest)
-        if slot is None:
-            slot = _Slot(loading=asyncio.create_task(self._load(stored)))
-            self._slots[stored.digest] = slot
+        if slot is not None:
+            slot.is_unwanted = True
+            with self._pins.pop(stored.digest, nullcontext()):
+                pass
+            self._drop_unwanted(slot)
+        return stored
+
+    def resident(self) -> tuple[Resident, ...]:
+        """Return what is in memory, the least recently used first."""
+        return tuple(
+            Resident(
+                stored=slot.stored,
+                size_bytes=slot.size_bytes,
+                leases=slot.leases,
+                is_pinned=digest in self._pins,
+            )
+            for digest, slot in self._slots.items()
+            if slot.is_loaded
+        )
+
+    def is_resident(self, digest: str) -> bool:
+        """Tell whether an adapter is in memory right now."""
+        slot = self._slots.get(digest)
+        return slot is not None and slot.is_loaded
+
+    def close(self) -> None:
+        """End the loading threads."""
+        self._threads.shutdown()
+
+    def _follow(self, reference: Reference, stored: StoredAdapter) -> StoredAdapter:
+        """Return the version that an alias leads to now: the one before while ``stored`` loads."""
+        before = self._led_to.get(reference)
+        if before is not None and before.digest != stored.digest:
+            if self.is_resident(before.digest) and not self.is_resident(stored.digest):
+                self._load_behind(reference, stored)
+                return before
+            _LOGGER.info("%s leads to %s@%s", reference, stored.reference, stored.digest)
+        self._led_to[reference] = stored
+        return stored
+
+    def _load_behind(self, reference: Reference, stored: StoredAdapter) -> None:
+        """Load a version for which nobody waits."""
+        now = asyncio.get_running_loop().time()
+        if stored.digest in self._slots or now < self._retry_at.get(stored.digest, now):
+            return
+        self._retry_at[stored.digest] = now + _FOLLOW_RETRY_S
+
+        def tell(error: BaseException | None) -> None:
+            if error is not None:
+                _LOGGER.error("%s stays where it led before: %s", reference, error)
+
+        try:
+            slot = self._slot_of(stored)
+        except WrongBackbone as error:
+            tell(error)
+        else:
+            slot.loading.add_done_callback(lambda loading: tell(loading.exception()))
+
+    async def _lease(self, stored: StoredAdapter) -> Lease:
+        slot = self._slot_of(stored)
+        slot.is_unwanted = False
         self._slots.move_to_end(stored.digest)
         slot.leases += 1
         try:
             # shielded: who leaves does not take the load away from those who stay
             prepared = await asyncio.shield(slot.loading)
         except BaseException:
-            slot.leases -= 1
+            self._give_back(slot)
             raise
-        return Lease(stored, prepared, slot)
+        return Lease(stored, prepared, partial(self._give_back, slot))
 
-    async def pin(self, reference: Reference) -> StoredAdapter:
-        """Load an adapter and never evict it."""
-        lease = await self.acquire(reference)
-        self._pins.append(lease)
-        return lease.stored
+    def _slot_of(self, stored: StoredAdapter) -> _Slot:
+        """Return the adapter's slot; a load begins where there is none."""
+        slot = self._slots.get(stored.digest)
+        if slot is None:
+            self._check_backbone(stored)
+            slot = _Slot(stored=stored, loading=asyncio.create_task(self._load(stored)))
+            self._slots[stored.digest] = slot
+        return slot
 
-    def is_resident(self, digest: str) -> bool:
-        """Tell whether an adapter is in memory right now."""
-        slot = self._slots.get(digest)
-        return slot is not None and slot.size_bytes > 0
+    def _give_back(self, slot: _Slot) -> None:
+        slot.leases -= 1
+        self._drop_unwanted(slot)
 
-    def close(self) -> None:
-        """End the loading threads."""
-        self._threads.shutdown()
+    def _drop_unwanted(self, slot: _Slot) -> None:
+        if slot.is_unwanted and slot.is_evictable:
+            del self._slots[slot.stored.digest]
+            slot.is_unwanted = False
+            self._observer.adapter_unloaded(self._count())
 
     async def _load(self, stored: StoredAdapter) -> PreparedAdapter:
         started = perf_counter()
@@ -144,8 +268,10 @@ class Residency:
         except BaseException:
             del self._slots[stored.digest]  # the next caller tries again
             raise
-        self._slots[stored.digest].size_bytes = size_bytes
+        slot = self._slots[stored.digest]
+        slot.size_bytes = size_bytes
         self._observer.adapter_loaded(perf_counter() - started, self._count())
+        self._drop_unwanted(slot)  # all who waited for it may have left
         return prepared
 
     def _read(self, stored: StoredAdapter) -> PreparedAdapter:
@@ -163,17 +289,17 @@ class Residency:
         return self._runner.prepare(spec, tensors)
 
     def _make_room(self, stored: StoredAdapter, size_bytes: int) -> None:
-        if size_bytes > self._limit_bytes:
+        if size_bytes > self.limit_bytes:
             raise InvalidSpec(
                 f"{stored.reference} takes {size_bytes} bytes, this server has "
-                f"{self._limit_bytes} for all adapters; give it more memory for adapters"
+                f"{self.limit_bytes} for all adapters; give it more memory for adapters"
             )
-        room = self._limit_bytes - sum(slot.size_bytes for slot in self._slots.values())
+        room = self.limit_bytes - sum(slot.size_bytes for slot in self._slots.values())
         evictable = {digest: slot for digest, slot in self._slots.items() if slot.is_evictable}
         if room + sum(slot.size_bytes for slot in evictable.values()) < size_bytes:
             raise Overloaded(
                 f"no room for {stored.reference} ({size_bytes} bytes): all other adapters of the "
-                f"{self._limit_bytes} bytes for adapters are in use"
+                f"{self.limit_bytes} bytes for adapters are in use"
             )
         for digest, slot in evictable.items():
             if room >= size_bytes:
@@ -183,7 +309,7 @@ class Residency:
             self._observer.adapter_evicted(self._count())
 
     def _count(self) -> int:
-        return sum(slot.size_bytes > 0 for slot in self._slots.values())
+        return sum(slot.is_loaded for slot in self._slots.values())
 
     def _check_backbone(self, stored: StoredAdapter) -> None:
         wanted, here = stored.spec.backbone, self._backbone.identity

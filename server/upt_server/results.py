@@ -5,12 +5,14 @@ Frozen values only; how they travel is said in ``upt_server.wire``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from upt_server.precision import Precision
-from upt_zoo.answers import Answer
+from upt_zoo.answers import Answer, SpanAnswer
 from upt_zoo.local.store import StoredAdapter
 from upt_zoo.spec import HeadKind
+
+Gates = Mapping[str, float]  # one layer's, by the names of ``upt_zoo.nn.gates.gate_names``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +34,10 @@ class Output:
     """The answer to one input.
 
     ``labels`` names the answer's ``scores``, in their order; it is empty for numbers and spans.
-    ``logits`` are in that order too; empty for spans, and with the client.
     ``tokens`` counts real tokens over all ``windows`` (rows) that the input was split into.
+    The rest is there if asked for: ``logits``, from before temperature, in the order of the
+    adapter's labels, or those of a span's start and end; ``candidates``, a span task's best spans,
+    best first; ``gates``, one for each layer.
     """
 
     answer: Answer
@@ -44,6 +48,8 @@ class Output:
     is_truncated: bool
     windows: int
     logits: tuple[float, ...] = ()
+    candidates: tuple[SpanAnswer, ...] = ()
+    gates: tuple[Gates, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +85,19 @@ class Prediction:
     precision: Precision
     timings: Timings
     batches: tuple[BatchFacts, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """How an engine is at the moment; ``calls`` are those inside."""
+
+    state: Literal["starting", "open", "draining"]
+    backbone_digest: str
+    precision: Precision
+    calls: int
+    queue_rows: int
+    adapter_bytes: int
+    max_adapter_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,10 +71,12 @@ def load_runner(
         raise InvalidSpec(f"precision {precision}, runner {wanted}, on this machine: {reasons}")
     load = _Loader(backbone, threads, device)
     if wanted != "auto":
-        return load(wanted)
+        return _warm(load(wanted), load)
     for name, reason in missing.items():
         _LOGGER.info("runner %s is out of the question: %s", name, reason)
-    return load(able[0]) if len(able) == 1 else _fastest(load, able, _Memory(cache, backbone))
+    if len(able) == 1:
+        return _warm(load(able[0]), load)
+    return _fastest(load, able, _Memory(cache, backbone))
 
 
 def missing_for(name: RunnerName, config: EncoderConfig, device: str = "cpu") -> str | None:
@@ -157,7 +159,7 @@ def _fastest(load: _Loader, names: list[RunnerName], memory: _Memory) -> Runner:
     if set(known) == set(names):
         best = min(names, key=lambda name: known[name])
         _LOGGER.info("runner %s: %s, measured earlier", best, _shown(known))
-        return load(best)
+        return _warm(load(best), load)
     runners = {name: load(name) for name in names}
     measured = {
         name: _measure(runner, load.config, load.device) for name, runner in runners.items()
@@ -173,13 +175,23 @@ def _shown(measured: dict[RunnerName, float]) -> str:
     return f"{times} for {len(_LENGTHS)} rows of {min(_LENGTHS)} to {max(_LENGTHS)} tokens"
 
 
-def _measure(runner: Runner, config: EncoderConfig, device: str) -> float:
-    """Return the median milliseconds of a batch without adapters, which cost all alike."""
+def _warm(runner: Runner, load: _Loader) -> Runner:
+    """Compute a batch for nobody: the first one takes two to three times as long."""
+    runner.run(_batch(load.config, load.device))
+    return runner
+
+
+def _batch(config: EncoderConfig, device: str) -> list[Row]:
     adapter = _bare(config, device)
-    rows = [
+    return [
         Row(ids=[1] * length, type_ids=[0] * length, adapter=adapter)
         for length in (min(length, config.max_tokens) for length in _LENGTHS)
     ]
+
+
+def _measure(runner: Runner, config: EncoderConfig, device: str) -> float:
+    """Return the median milliseconds of a batch without adapters, which cost all alike."""
+    rows = _batch(config, device)
     times = []
     for _ in range(_WARM_UPS + _ROUNDS):
         started = perf_counter()

@@ -1,18 +1,48 @@
-"""Which waiting rows go into the next batch. Pure: no clock, no tensors, no state."""
+"""Whose rows come next: a queue that is fair over adapters. Pure: no clock, no tensors.
 
-from collections import deque
+Deficit round-robin: the adapters that have rows waiting stand in a circle. Who is first gives rows
+while its credit in tokens lasts, gets new credit by its weight, and goes to the end. So each gets
+tokens in proportion to its weight however many rows it has waiting, a credit too small for a long
+row grows from turn to turn, and who comes in waits for one round at most.
+
+Source: Shreedhar and Varghese 1996, Efficient fair queuing using deficit round-robin. A queue that
+many share: Choudhury and Hahne 1998, Dynamic queue length thresholds.
+"""
+
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
-from typing import Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar, get_args
+
+from upt_zoo.errors import InvalidReference, InvalidSpec
+from upt_zoo.references import Reference
+
+Priority = Literal["normal", "bulk"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+
+# a row of typical length: a round over all adapters is short, and few turns pass without a row
+_QUANTUM_TOKENS = 64.0
+_SHARES: dict[Priority, float] = {"normal": 1.0, "bulk": 1 / 8}
+# one adapter alone may fill four fifths of the queue, two may fill four ninths each
+_OF_THE_FREE_ROOM = 4
 
 
 class Waiting(Protocol):
-    """One row in the queue: whose it is and what it costs."""
+    """One row in the queue: whose it is and what it costs; compared by identity."""
 
     @property
     def adapter(self) -> str:
-        """Digest of the adapter; rows of one adapter keep their order."""
+        """Digest of the adapter."""
+        ...
+
+    @property
+    def priority(self) -> Priority:
+        """Rows of one adapter and priority keep their order."""
+        ...
+
+    @property
+    def weight(self) -> int:
+        """How much of the machine the adapter gets beside others, 1 or more."""
         ...
 
     @property
@@ -22,6 +52,7 @@ class Waiting(Protocol):
 
 
 WaitingT = TypeVar("WaitingT", bound=Waiting)
+_Key = tuple[str, Priority]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,29 +63,159 @@ class Budget:
     rows: int = 256
 
 
-def select_batch(queue: Iterable[WaitingT], budget: Budget) -> list[WaitingT]:
-    """Select rows, fairly over adapters, from a queue in order of arrival.
+class _Flow(Generic[WaitingT]):
+    """The rows of one adapter and priority; ``credit`` is what its turn may still cost."""
 
-    The next row is always that of the adapter with the fewest tokens in the batch so far, among
-    equals of the one whose row has waited longest. A row that does not fit ends its adapter's part,
-    so that no smaller row overtakes it. The row that has waited longest is always selected: however
-    hot another adapter is, everybody's turn comes.
+    def __init__(self, first: WaitingT) -> None:
+        # ordered, with removal from anywhere; a dict would walk over all that was taken before
+        self.rows: OrderedDict[WaitingT, None] = OrderedDict()
+        self.tokens = 0
+        self.quantum = self.credit = _quantum(first)
+
+    def add(self, row: WaitingT) -> None:
+        self.rows[row] = None
+        self.tokens += row.tokens
+
+    def remove(self, row: WaitingT) -> None:
+        del self.rows[row]
+        self.tokens -= row.tokens
+
+
+class FairQueue(Generic[WaitingT]):
+    """Rows that wait, at most ``max_tokens``; the same calls always give the same batches."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self._flows: OrderedDict[_Key, _Flow[WaitingT]] = OrderedDict()
+        self._rows = self._tokens = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows that wait."""
+        return self._tokens
+
+    def has_room(self, rows: Iterable[Waiting]) -> bool:
+        """Tell whether rows can be added so that room is left for other adapters.
+
+        An adapter that has rows waiting may take four times what it leaves free: one that is hot
+        never fills the queue. Who has none waiting comes in while there is room at all.
+        """
+        wanted: dict[_Key, int] = {}
+        for row in rows:
+            key = _key(row)
+            wanted[key] = wanted.get(key, 0) + row.tokens
+        free = self.max_tokens - self._tokens - sum(wanted.values())
+        return free >= 0 and all(
+            flow.tokens + tokens <= _OF_THE_FREE_ROOM * free
+            for key, tokens in wanted.items()
+            if (flow := self._flows.get(key))
+        )
+
+    def tokens_before(self, rows: Iterable[Waiting]) -> int:
+        """Estimate how many tokens will have been taken when the last of these rows is.
+
+        Theirs are among them; rows that come in later are not known.
+        """
+        own: dict[_Key, float] = {}
+        quanta: dict[_Key, float] = {}
+        for row in rows:
+            key = _key(row)
+            flow = self._flows.get(key)
+            own[key] = own.get(key, flow.tokens if flow else 0.0) + row.tokens
+            quanta[key] = _quantum(row)
+        turns = max((tokens / quanta[key] for key, tokens in own.items()), default=0.0)
+        of_others = sum(
+            min(flow.tokens, turns * flow.quantum)
+            for key, flow in self._flows.items()
+            if key not in own
+        )
+        return int(sum(own.values()) + of_others)
+
+    def add(self, rows: Iterable[WaitingT]) -> None:
+        """Add rows behind those of their adapter and priority."""
+        for row in rows:
+            key = _key(row)
+            flow = self._flows.get(key)
+            if flow is None:
+                flow = self._flows[key] = _Flow(row)
+            flow.add(row)
+            self._rows += 1
+            self._tokens += row.tokens
+
+    def discard(self, rows: Iterable[WaitingT]) -> None:
+        """Remove those of the rows that still wait."""
+        for row in rows:
+            flow = self._flows.get(_key(row))
+            if flow is not None and row in flow.rows:
+                self._remove(flow, row)
+
+    def take(self, budget: Budget) -> list[WaitingT]:
+        """Remove the next batch and return it; the first row is in it, however large.
+
+        A row that does not fit ends the turns: its adapter is the first of the next batch. What
+        room is left goes to others' smaller rows, on credit that they have yet to get.
+        """
+        selected: list[WaitingT] = []
+        room = budget.tokens
+        while self._flows and len(selected) < budget.rows:
+            key, flow = next(iter(self._flows.items()))
+            row = next(iter(flow.rows))
+            if row.tokens > flow.credit:
+                flow.credit += flow.quantum
+                self._flows.move_to_end(key)
+                continue
+            if selected and row.tokens > room:
+                return selected + self._fill(room, budget.rows - len(selected))
+            selected.append(self._take(flow, row))
+            room -= row.tokens
+        return selected
+
+    def _fill(self, room: int, most: int) -> list[WaitingT]:
+        """Remove rows that fit, in the order of turns; no row overtakes one of its own kind."""
+        selected: list[WaitingT] = []
+        for flow in list(self._flows.values()):
+            while flow.rows and len(selected) < most:
+                row = next(iter(flow.rows))
+                if row.tokens > room:
+                    break
+                selected.append(self._take(flow, row))
+                room -= row.tokens
+        return selected
+
+    def _take(self, flow: _Flow[WaitingT], row: WaitingT) -> WaitingT:
+        self._remove(flow, row)
+        flow.credit -= row.tokens
+        return row
+
+    def _remove(self, flow: _Flow[WaitingT], row: WaitingT) -> None:
+        flow.remove(row)
+        if not flow.rows:
+            del self._flows[_key(row)]
+        self._rows -= 1
+        self._tokens -= row.tokens
+
+
+def parse_weight(text: str) -> tuple[str, int]:
+    """Read an adapter's name and its weight from ``NAME=WEIGHT``.
+
+    Raises:
+        InvalidReference: the name is none.
+        InvalidSpec: the weight is none.
     """
-    rows: dict[str, deque[tuple[int, WaitingT]]] = {}
-    for place, row in enumerate(queue):
-        rows.setdefault(row.adapter, deque()).append((place, row))
-    turns = [(0, waiting[0][0], adapter) for adapter, waiting in rows.items()]
-    heapify(turns)
-    selected: list[WaitingT] = []
-    room = budget.tokens
-    while turns and len(selected) < budget.rows:
-        taken, _, adapter = heappop(turns)
-        waiting = rows[adapter]
-        _, row = waiting.popleft()
-        if selected and row.tokens > room:
-            continue
-        selected.append(row)
-        room -= row.tokens
-        if waiting:
-            heappush(turns, (taken + row.tokens, waiting[0][0], adapter))
-    return selected
+    name, _, weight = text.partition("=")
+    if not (weight.isascii() and weight.isdigit() and len(weight) < 4 and int(weight)):
+        raise InvalidSpec(f"weight {text!r}: expected NAME=WEIGHT with a whole weight of 1 to 999")
+    if Reference.parse(name) != Reference(name=name):
+        raise InvalidReference(f"weight {text!r}: expected a bare name, without tag or digest")
+    return name, int(weight)
+
+
+def _key(row: Waiting) -> _Key:
+    return row.adapter, row.priority
+
+
+def _quantum(row: Waiting) -> float:
+    return _QUANTUM_TOKENS * row.weight * _SHARES[row.priority]

@@ -1,6 +1,10 @@
 """``upt.v1`` from an engine: what a message asks for, and the gRPC edge of it. Translation only."""
 
 import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from itertools import islice
 from typing import TypeAlias
 
 import grpc
@@ -12,9 +16,13 @@ from upt_server.calls import ending_with_a_status
 from upt_server.engine import Engine
 from upt_server.inputs import check_count
 from upt_server.metrics import Metrics
+from upt_server.streams import answer_as_ready
 from upt_zoo.references import Reference
 
+_LOGGER = logging.getLogger(__name__)
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+_STREAM_REQUESTS = 64  # of one stream at work or unread at once; more wait in the connection
+_ALL_STREAM_REQUESTS = 1024  # of all streams at work, as many as there may be calls
 
 
 class Answers:
@@ -32,6 +40,7 @@ class Answers:
         """Answer every input of the call."""
         try:
             check_count(len(request.inputs), self._engine.limits)  # reading costs the loop
+            check_count(wire.count_inputs(request), self._engine.limits)
             prediction = await self._engine.predict(wire.read_inputs(request), timeout_s=timeout_s)
         except (Exception, asyncio.CancelledError) as error:
             names = _names(request, self._engine.limits.max_inputs)
@@ -55,11 +64,36 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
+        self._places = asyncio.Semaphore(_ALL_STREAM_REQUESTS)
 
     async def Predict(self, request: pb.PredictRequest, context: _Context) -> pb.PredictResponse:
         """Answer every input of the call."""
         async with ending_with_a_status(context):
             return await self._answers.predict(request, context.time_remaining())
+
+    async def PredictStream(
+        self, requests: AsyncIterator[pb.StreamRequest], context: _Context
+    ) -> AsyncIterator[pb.StreamResponse]:
+        """Answer the requests of a stream, each as soon as it is ready."""
+
+        async def answer(request: pb.StreamRequest) -> pb.StreamResponse:
+            try:
+                timeout_s = context.time_remaining()
+                response = await self._answers.predict(request.request, timeout_s)
+            except Exception as error:  # the edge: an error ends its request, not the stream
+                if statuses.code_of(error) is grpc.StatusCode.INTERNAL:
+                    _LOGGER.exception("a request of a stream failed")
+                return pb.StreamResponse(id=request.id, failure=wire.write_failure(error))
+            return pb.StreamResponse(id=request.id, response=response)
+
+        async with (
+            ending_with_a_status(context),
+            aclosing(
+                answer_as_ready(requests, answer, _STREAM_REQUESTS, self._places)
+            ) as responses,
+        ):
+            async for response in responses:
+                yield response
 
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: _Context
@@ -76,4 +110,5 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 
 def _names(request: pb.PredictRequest, most: int) -> list[str]:
     """Return the first adapters' names, for metrics, of references that need not even parse."""
-    return [item.adapter.partition("@")[0].partition(":")[0] for item in request.inputs[:most]]
+    given = (name for item in request.inputs for name in item.adapters or [item.adapter])
+    return [name.partition("@")[0].partition(":")[0] for name in islice(given, most)]

@@ -1,13 +1,23 @@
 """Every setting of the server, in one frozen value; the command line knows the defaults."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from upt_server.inputs import Limits
 from upt_server.precision import Precision, RunnerChoice
+from upt_server.routes import Route
 from upt_server.scheduling import Budget
 from upt_server.tls import ServerTls
 from upt_zoo.references import Reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminAddress:
+    """Where operators are listened to."""
+
+    host: str
+    port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +29,10 @@ class Settings:
     evicted. ``device`` is a name of torch's. ``runner`` auto is the fastest of the precision there;
     ``runner_cache`` is the file that remembers which one that was, None to measure at each start.
     ``threads`` None is the computing library's own choice. Without ``tls`` both ports speak in the
-    clear.
+    clear. ``weights`` are by adapters' names, 1 where none stands. Without ``tokens`` callers are
+    not told apart; ``admin`` needs them. ``warm_start`` is the file that remembers what is in
+    memory. With ``has_model_control`` callers with the scope ``admin`` load and unload by the Open
+    Inference Protocol.
     """
 
     home: Path | None
@@ -40,3 +53,11 @@ class Settings:
     tls: ServerTls | None = None
     limits: Limits = field(default_factory=Limits)
     max_concurrent_calls: int = 1024
+    tokens: Path | None = None
+    admin: AdminAddress | None = None
+    routes: tuple[Route, ...] = ()
+    weights: Mapping[str, int] = field(default_factory=dict)
+    warm_start: Path | None = None
+    has_reflection: bool = True
+    has_model_control: bool = False
+    has_metrics: bool = True

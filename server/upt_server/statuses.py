@@ -17,10 +17,12 @@ from grpc import StatusCode
 from upt_zoo.errors import (
     Conflict,
     Corrupt,
+    Forbidden,
     InvalidInput,
     InvalidSpec,
     NotFound,
     Overloaded,
+    Unauthenticated,
     Unavailable,
     UptError,
     WrongBackbone,
@@ -33,6 +35,8 @@ CODES: dict[type[BaseException], StatusCode] = {
     NotFound: StatusCode.NOT_FOUND,
     Conflict: StatusCode.ALREADY_EXISTS,
     Corrupt: StatusCode.DATA_LOSS,
+    Unauthenticated: StatusCode.UNAUTHENTICATED,
+    Forbidden: StatusCode.PERMISSION_DENIED,
     Overloaded: StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: StatusCode.UNAVAILABLE,
     TimeoutError: StatusCode.DEADLINE_EXCEEDED,
@@ -45,7 +49,7 @@ _KINDS: dict[StatusCode, type[Exception]] = {
 DETAILS_KEY = "grpc-status-details-bin"
 _DOMAIN = "upt"
 _TOO_LARGE = "larger than max"  # in gRPC's own words
-_FAULT = "a fault of the server; its log says more"
+FAULT = "a fault of the server; its log says more"
 # clients refuse trailers of more than 8 KiB; the message is in them three times, once escaped
 _MAX_MESSAGE_BYTES = 1000
 
@@ -64,7 +68,7 @@ def reason_of(kind: type[BaseException]) -> str:
 def message_of(error: BaseException) -> str:
     """Say what a caller may read: nothing of the inside where the fault is ours."""
     if code_of(error) is StatusCode.INTERNAL:
-        return _FAULT
+        return FAULT
     return _cut(": ".join([*_notes(error), str(error)]))
 
 
@@ -101,10 +105,18 @@ def error_of(code: StatusCode, message: str, details: bytes) -> Exception:
     for detail in status.details:
         for known in (info, retry):
             detail.Unpack(known)
+    retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
+    return error_named(info.reason, code, message, retry_after_s=retry_after_s)
+
+
+def error_named(
+    reason: str, code: StatusCode, message: str, *, retry_after_s: float = 0.0
+) -> Exception:
+    """Return the error whose class a reason names, else the nearest one to a code."""
     reasons: dict[str, type[Exception]] = {reason_of(k): k for k in _subclasses(UptError)}
-    kind = reasons.get(info.reason) or _KINDS.get(code, UptError)
+    kind = reasons.get(reason) or _KINDS.get(code, UptError)
     if issubclass(kind, Overloaded | Unavailable):
-        return kind(message, retry_after_s=retry.retry_delay.ToNanoseconds() / 1e9 or 1.0)
+        return kind(message, retry_after_s=retry_after_s or 1.0)
     return kind(message)
 
 

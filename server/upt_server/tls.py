@@ -32,7 +32,13 @@ class ServerTls:
         )
 
     def uvicorn_options(self) -> dict[str, Any]:
-        """Return the same for the HTTP edge."""
+        """Return the same for the HTTP edge, which reads the files itself.
+
+        Raises:
+            InvalidInput: a file cannot be read.
+        """
+        for file in filter(None, (self.certificate, self.key, self.client_ca)):
+            _read(file)  # OpenSSL does not name what is missing
         needs_client = ssl.CERT_NONE if self.client_ca is None else ssl.CERT_REQUIRED
         return {
             "ssl_certfile": str(self.certificate),
@@ -71,14 +77,15 @@ def check_exposure(host: str, tls: ServerTls | None, *, is_insecure: bool) -> No
     Raises:
         InvalidInput: the address can be reached from elsewhere.
     """
-    if tls is None and not is_insecure and not _is_loopback(host):
+    if tls is None and not is_insecure and not is_loopback(host):
         raise InvalidInput(
-            f"--host {host} can be reached from other machines: give --tls-cert and --tls-key, or "
+            f"{host} can be reached from other machines: give --tls-cert and --tls-key, or "
             f"--insecure if something in front of the server protects it"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -3,8 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from grpc import StatusCode
+
 from upt_protos.v1 import inference_pb2 as pb
-from upt_server.inputs import Input, at_input
+from upt_server import statuses
+from upt_server.inputs import Input, Options, at_input
 from upt_server.precision import Precision
 from upt_server.results import (
     AdapterDescription,
@@ -15,7 +18,7 @@ from upt_server.results import (
     Timings,
 )
 from upt_zoo.answers import Answer, LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
-from upt_zoo.errors import Corrupt, InvalidText
+from upt_zoo.errors import Corrupt, InvalidInput, InvalidText, Overloaded, Unavailable
 from upt_zoo.references import Reference
 from upt_zoo.spec import MAX_FIELDS, HeadKind
 
@@ -38,29 +41,75 @@ def read_inputs(request: pb.PredictRequest) -> list[Input]:
     """Read what the caller asks for.
 
     Raises:
+        InvalidInput: an input names an adapter in both ways.
         InvalidReference: an adapter reference does not parse.
         InvalidText: an input has more texts than any task has fields.
     """
-    inputs = []
+    inputs: list[Input] = []
     for index, message in enumerate(request.inputs):
         with at_input(index):
-            adapter = Reference.parse(message.adapter)
             count = max(len(message.texts), len(message.fields))
             if count > MAX_FIELDS:
                 raise InvalidText(f"a task takes 1 or {MAX_FIELDS} texts, got {count}")
-        inputs.append(
-            Input(adapter=adapter, texts=tuple(message.texts), fields=dict(message.fields))
-        )
+            if message.adapter and message.adapters:
+                raise InvalidInput("expected either adapter or adapters, got both")
+        texts, fields = tuple(message.texts), dict(message.fields)
+        options = _read_options(message.options)
+        for place, name in enumerate(message.adapters or [message.adapter]):
+            path = f"inputs[{index}].adapters[{place}]" if message.adapters else f"inputs[{index}]"
+            with at_input(index, path):
+                adapter = Reference.parse(name)
+            inputs.append(
+                Input(adapter=adapter, texts=texts, fields=fields, options=options, path=path)
+            )
     return inputs
+
+
+def count_inputs(request: pb.PredictRequest) -> int:
+    """Count a call's inputs; one with several adapters counts for each of them."""
+    return sum(len(message.adapters) or 1 for message in request.inputs)
 
 
 def write_request(inputs: Sequence[Input]) -> pb.PredictRequest:
     """Write a call's inputs."""
     return pb.PredictRequest(
         inputs=[
-            pb.Input(adapter=str(item.adapter), texts=item.texts, fields=item.fields)
+            pb.Input(
+                adapter=str(item.adapter),
+                texts=item.texts,
+                fields=item.fields,
+                options=_write_options(item.options),
+            )
             for item in inputs
         ]
+    )
+
+
+def write_shared(inputs: Sequence[Input]) -> pb.PredictRequest:
+    """Write inputs that differ in their adapters only, the texts once."""
+    request = write_request(inputs[:1])
+    request.inputs[0].ClearField("adapter")
+    request.inputs[0].adapters.extend(str(item.adapter) for item in inputs)
+    return request
+
+
+def write_failure(error: Exception) -> pb.Failure:
+    """Write what ended one request of a stream."""
+    retry_after_s = error.retry_after_s if isinstance(error, Overloaded | Unavailable) else 0.0
+    code = statuses.code_of(error)
+    return pb.Failure(
+        status=code.name,
+        reason="INTERNAL" if code is StatusCode.INTERNAL else statuses.reason_of(type(error)),
+        message=statuses.message_of(error),
+        retry_after_ms=retry_after_s * 1000,
+    )
+
+
+def read_failure(message: pb.Failure) -> Exception:
+    """Read what ended one request of a stream, as the error that the server met."""
+    code = StatusCode.__members__.get(message.status, StatusCode.UNKNOWN)
+    return statuses.error_named(
+        message.reason, code, message.message, retry_after_s=message.retry_after_ms / 1000
     )
 
 
@@ -185,6 +234,9 @@ def _write_output(output: Output) -> pb.Output:
         tokens=output.tokens,
         truncated=output.is_truncated,
         windows=output.windows,
+        candidates=[_write_span(span) for span in output.candidates],
+        logits=output.logits,
+        gates=[pb.LayerGates(gates=gates) for gates in output.gates],
     )
     _write_answer(output.answer, output.labels, message)
     return message
@@ -204,8 +256,41 @@ def _write_answer(answer: Answer, labels: Sequence[str], message: pb.Output) -> 
             )
         case ValueAnswer(value=value):
             message.value.CopyFrom(pb.ValueAnswer(value=value))
-        case SpanAnswer(text=text, start=start, end=end, score=score):
-            message.span.CopyFrom(pb.SpanAnswer(text=text, start=start, end=end, score=score))
+        case SpanAnswer():
+            message.span.CopyFrom(_write_span(answer))
+
+
+def _write_span(span: SpanAnswer) -> pb.SpanAnswer:
+    return pb.SpanAnswer(text=span.text, start=span.start, end=span.end, score=span.score)
+
+
+def _read_span(message: pb.SpanAnswer) -> SpanAnswer:
+    return SpanAnswer(text=message.text, start=message.start, end=message.end, score=message.score)
+
+
+def _write_options(options: Options) -> pb.Options | None:
+    """Write what is not the default; nothing takes no bytes."""
+    if options == Options():
+        return None
+    return pb.Options(
+        refuse_truncation=options.is_truncation_refused,
+        max_tokens=options.max_tokens or 0,
+        stride=options.stride or 0,
+        top_k=options.top_k or 0,
+        logits=options.has_logits,
+        gates=options.has_gates,
+    )
+
+
+def _read_options(message: pb.Options) -> Options:
+    return Options(
+        is_truncation_refused=message.refuse_truncation,
+        max_tokens=message.max_tokens or None,
+        stride=message.stride or None,
+        top_k=message.top_k or None,
+        has_logits=message.logits,
+        has_gates=message.gates,
+    )
 
 
 def _write_scores(labels: Sequence[str], scores: Sequence[float]) -> list[pb.Score]:
@@ -222,6 +307,9 @@ def _read_output(message: pb.Output) -> Output:
         tokens=message.tokens,
         is_truncated=message.truncated,
         windows=message.windows,
+        candidates=tuple(map(_read_span, message.candidates)),
+        logits=tuple(message.logits),
+        gates=tuple(dict(layer.gates) for layer in message.gates),
     )
 
 
@@ -241,8 +329,7 @@ def _read_answer(message: pb.Output) -> tuple[Answer, tuple[str, ...]]:
         case "value":
             return ValueAnswer(value=message.value.value), ()
         case "span":
-            span = message.span
-            return SpanAnswer(text=span.text, start=span.start, end=span.end, score=span.score), ()
+            return _read_span(message.span), ()
     raise Corrupt("the server gave an answer of an unknown kind; use a later client")
 
 

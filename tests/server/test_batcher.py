@@ -159,6 +159,74 @@ async def test_a_failing_runner_fails_its_callers_and_goes_on(fake: FakeRunner) 
         assert is_right(jobs, await batcher.compute(jobs))
 
 
+async def test_a_row_that_fails_fails_its_own_call_and_no_other(fake: FakeRunner) -> None:
+    fake.unlucky_id = 13
+    calls = [[make_job(n % 5, n, k) for k in range(1, 4)] for n in range(9, 17)]
+    async with make_batcher(fake) as batcher:
+        results = await asyncio.gather(*map(batcher.compute, calls), return_exceptions=True)
+    for jobs, result in zip(calls, results, strict=True):
+        if 13 in jobs[0].row.ids:
+            assert isinstance(result, RuntimeError)
+        else:
+            assert isinstance(result, Computed)
+            assert is_right(jobs, result)
+
+
+async def test_what_is_left_of_a_call_that_failed_is_not_computed(fake: FakeRunner) -> None:
+    fake.unlucky_id = 13
+    async with make_batcher(fake, tokens=1) as batcher:
+        with pytest.raises(RuntimeError):
+            await batcher.compute([make_job(0, 13), make_job(1, 1), make_job(2, 2)])
+        assert batcher.queue_rows == 0
+    assert len(fake.batches) <= 2
+
+
+async def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(fake: FakeRunner) -> None:
+    fake.hold()
+    async with make_batcher(fake) as batcher, asyncio.TaskGroup() as group:
+        group.create_task(batcher.compute([make_job(0, *range(900))], time_left_s=1e-6))
+        await fake.entered()  # nobody was before it: it is tried, however little time it has
+        with pytest.raises(Overloaded, match=r"wanted in 0\.000 s") as caught:
+            await batcher.compute([make_job(1, *range(300))], time_left_s=1e-6)
+        assert caught.value.retry_after_s > 0
+        jobs = [make_job(1, 1)]
+        patient = group.create_task(batcher.compute(jobs, time_left_s=3600))
+        await until(lambda: batcher.queue_rows == 1)
+        fake.release()
+    assert is_right(jobs, patient.result())
+
+
+async def test_a_call_of_a_quiet_adapter_need_not_wait_for_the_backlog_of_a_hot_one(
+    fake: FakeRunner,
+) -> None:
+    fake.hold()
+    async with make_batcher(fake) as batcher, asyncio.TaskGroup() as group:
+        group.create_task(batcher.compute([make_job(0, 1)]))
+        await fake.entered()
+        group.create_task(batcher.compute([make_job(0, *range(50)) for _ in range(100)]))
+        await until(lambda: batcher.queue_rows == 100)
+        with pytest.raises(Overloaded):  # 5,000 tokens at 2,000 a second, as long as none is known
+            await batcher.compute([make_job(0, 1)], time_left_s=1.0)
+        quiet = group.create_task(batcher.compute([make_job(1, 1)], time_left_s=1.0))
+        await until(lambda: batcher.queue_rows == 101)
+        fake.release()
+    assert is_right([make_job(1, 1)], quiet.result())
+
+
+async def test_a_hot_adapter_is_turned_away_before_the_queue_is_full(fake: FakeRunner) -> None:
+    fake.hold()
+    async with make_batcher(fake, queue_tokens=100) as batcher, asyncio.TaskGroup() as group:
+        group.create_task(batcher.compute([make_job(0, 1)]))
+        await fake.entered()
+        group.create_task(batcher.compute([make_job(0, *range(80))]))
+        await until(lambda: batcher.queue_rows == 1)
+        with pytest.raises(Overloaded, match="no more room for this adapter"):
+            await batcher.compute([make_job(0, 1)])
+        group.create_task(batcher.compute([make_job(1, *range(20))]))
+        await until(lambda: batcher.queue_rows == 2)
+        fake.release()
+
+
 async def test_times_add_up(fake: FakeRunner) -> None:
     async with make_batcher(fake, tokens=1) as batcher:
         computed = await batcher.compute([make_job(0, 1), make_job(0, 2)])

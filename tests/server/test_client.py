@@ -10,6 +10,7 @@ import pytest
 from upt_protos.v1 import inference_pb2_grpc
 from upt_protos.v1.inference_pb2 import PredictRequest, PredictResponse
 from upt_server.client import AsyncClient, Client
+from upt_server.inputs import Options
 from upt_server.runner import TorchRunner
 from upt_testing.serving import FakeRunner, Served, make_settings, serving
 from upt_zoo.answers import LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
@@ -99,6 +100,12 @@ async def test_a_mixed_call_is_answered_in_order_by_one_batch(client: AsyncClien
     assert prediction.timings.total_ms > prediction.timings.forward_ms > 0
 
 
+async def test_one_text_is_answered_by_each_adapter_with_the_options(client: AsyncClient) -> None:
+    prediction = await client.predict_each(["sst2", "cola"], FILM, options=Options(top_k=1))
+    assert [output.adapter.name for output in prediction.outputs] == ["sst2", "cola"]
+    assert [len(output.labels) for output in prediction.outputs] == [1, 1]
+
+
 async def test_adapters_are_listed_and_described(client: AsyncClient) -> None:
     adapters = await client.adapters()
     assert [adapter.identity.name for adapter in adapters] == [
@@ -166,7 +173,7 @@ async def test_a_full_queue_says_when_to_come_back(faked: Served, fake: FakeRunn
         fake.hold()
         group.create_task(client.predict("sst2", FILM))
         await fake.entered()
-        calls = [group.create_task(_outcome(client)) for _ in range(3)]
+        calls = [group.create_task(_outcome(client, name)) for name in ("sst2", "cola", "stsb")]
         done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         (turned_away,) = done
         error = turned_away.result()
@@ -175,9 +182,9 @@ async def test_a_full_queue_says_when_to_come_back(faked: Served, fake: FakeRunn
         fake.release()
 
 
-async def _outcome(client: AsyncClient) -> Exception | None:
+async def _outcome(client: AsyncClient, adapter: str) -> Exception | None:
     try:
-        await client.predict("sst2", FILM)
+        await client.predict(adapter, FILM)
     except UptError as error:
         return error
     return None

@@ -10,13 +10,14 @@ import pytest
 
 from upt_protos.oip import open_inference_pb2 as pb
 from upt_protos.oip import open_inference_pb2_grpc
-from upt_server import open_inference
+from upt_server.open_inference import service
 from upt_server.runner import TorchRunner
-from upt_testing.serving import TIMEOUT_S, make_settings, serving
+from upt_testing.serving import TIMEOUT_S, FakeRunner, make_settings, serving
 from upt_zoo.backbone import Backbone
 from upt_zoo.local.store import Store
 from upt_zoo.references import Reference
 
+TYPES = {pb.TYPE_STRING: "BYTES", pb.TYPE_FP32: "FP32", pb.TYPE_INT64: "INT64"}
 if TYPE_CHECKING:
     Stub: TypeAlias = open_inference_pb2_grpc.GRPCInferenceServiceAsyncStub
 
@@ -112,6 +113,8 @@ def malformed() -> dict[str, pb.ModelInferRequest]:
         "other field": request("sst2", text=["a film"]),
         "uneven": request("squad", question=["who ?", "what ?"], context=["a man"]),
         "unknown output": request("sst2", sentence=["a film"]),
+        "output of another head": request("sst2", sentence=["a film"]),
+        "more inputs than fields": request("sst2", a=["a"], b=["b"], c=["c"], d=["d"]),
         "type": request("sst2", sentence=["a film"]),
         "count": request("sst2", sentence=["a film"]),
         "not UTF-8": request("sst2", sentence=["a film"]),
@@ -122,6 +125,7 @@ def malformed() -> dict[str, pb.ModelInferRequest]:
         "reference": request("SST 2", sentence=["a film"]),
     }
     cases["unknown output"].outputs.add(name="probability")
+    cases["output of another head"].outputs.add(name="start")
     cases["type"].inputs[0].datatype = "FP32"
     cases["count"].inputs[0].contents.bytes_contents.append(b"one more")
     cases["not UTF-8"].inputs[0].contents.bytes_contents[0] = b"\xff"
@@ -156,7 +160,7 @@ async def test_a_stream_is_answered_in_order_and_survives_errors(stub: "Stub") -
 async def test_streams_that_are_left_early_take_no_place_from_later_ones(
     store: Store, backbone: Backbone, runner: TorchRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_inference, "_ALL_STREAM_REQUESTS", 4)
+    monkeypatch.setattr(service, "_ALL_STREAM_REQUESTS", 4)
 
     async def asked() -> AsyncIterator[pb.ModelInferRequest]:
         for _ in range(100):
@@ -184,3 +188,113 @@ async def test_the_server_and_its_models_say_that_they_are_ready(stub: "Stub") -
     assert (await code_and_message(unknown))[0] == "NOT_FOUND"
     index = await stub.RepositoryIndex(pb.RepositoryIndexRequest())
     assert {model.name for model in index.models} == {"cola", "sst2", "squad", "stsb", "topics"}
+
+
+async def test_a_configuration_says_the_same_as_the_metadata_and_names_the_labels(
+    stub: "Stub", store: Store
+) -> None:
+    for model in ("sst2", "topics", "stsb", "squad"):
+        metadata = await stub.ModelMetadata(pb.ModelMetadataRequest(name=model))
+        config = (await stub.ModelConfig(pb.ModelConfigRequest(name=model))).config
+        assert [(each.name, list(each.dims)) for each in config.input] == [
+            (each.name, list(each.shape)) for each in metadata.inputs
+        ]
+        assert [(each.name, TYPES[each.data_type], list(each.dims)) for each in config.output] == [
+            (each.name, each.datatype, list(each.shape)) for each in metadata.outputs
+        ]
+        stored = store.resolve(Reference.parse(model))
+        facts = {name: value.string_value for name, value in config.parameters.items()}
+        assert facts["labels"] == ",".join(stored.spec.head.labels or ())
+        assert facts["digest"] == stored.digest
+
+
+async def test_statistics_count_calls_inputs_and_failures(stub: "Stub") -> None:
+    await stub.ModelInfer(request("sst2", sentence=["a film", "another film"]))
+    await stub.ModelInfer(request("sst2", sentence=["a film"]))
+    await code_and_message(stub.ModelInfer(request("sst2", sentence=[" "])))
+    await code_and_message(stub.ModelInfer(request("cola", sentence=[" "])))
+    found = await stub.ModelStatistics(pb.ModelStatisticsRequest())
+    by_name = {each.name: each for each in found.model_stats}
+    sst2, cola = by_name["sst2"], by_name["cola"]
+    assert (sst2.inference_count, sst2.execution_count) == (3, 2)
+    stats = sst2.inference_stats
+    assert (stats.success.count, stats.fail.count) == (2, 1)
+    assert 0 < stats.compute_infer.ns < stats.success.ns
+    assert sst2.last_inference > 1_700_000_000_000  # in milliseconds
+    assert (cola.inference_count, cola.last_inference) == (0, 0)
+    (alone,) = (await stub.ModelStatistics(pb.ModelStatisticsRequest(name="sst2"))).model_stats
+    assert alone == sst2
+    unknown = stub.ModelStatistics(pb.ModelStatisticsRequest(name="nobody"))
+    assert (await code_and_message(unknown))[0] == "NOT_FOUND"
+
+
+async def test_nobody_loads_or_unloads_by_this_protocol_unless_the_server_says_so(
+    stub: "Stub",
+) -> None:
+    for call in (
+        stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="sst2")),
+        stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="sst2")),
+    ):
+        code, message = await code_and_message(call)
+        assert code == "PERMISSION_DENIED"
+        assert "--model-control" in message
+
+
+async def test_load_brings_an_adapter_into_memory_and_unload_takes_it_out(
+    store: Store, backbone: Backbone, runner: TorchRunner
+) -> None:
+    settings = make_settings(store.root, has_model_control=True)
+    digest = store.resolve(Reference.parse("sst2")).digest
+    async with (
+        serving(settings, backbone, runner) as served,
+        grpc.aio.insecure_channel(served.target) as channel,
+    ):
+        stub: Stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[assignment]  # the stubs know two kinds
+
+        async def in_memory() -> set[str]:
+            index = await stub.RepositoryIndex(pb.RepositoryIndexRequest())
+            return {each.name for each in index.models if each.reason == "in memory"}
+
+        assert await in_memory() == set()
+        await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="sst2"))
+        assert await in_memory() == {"sst2"}
+        unload = pb.RepositoryModelUnloadRequest(model_name="sst2")
+        unload.parameters["unload_dependents"].bool_param = False
+        await stub.RepositoryModelUnload(unload)
+        assert await in_memory() == set()
+        answer = await stub.ModelInfer(request("sst2", sentence=["a film"]))
+        assert answer.parameters["digest"].string_param == digest
+        load = pb.RepositoryModelLoadRequest(model_name="sst2")
+        load.parameters["config"].string_param = "{}"
+        assert (await code_and_message(stub.RepositoryModelLoad(load)))[0] == "INVALID_ARGUMENT"
+        lost = stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="nobody"))
+        assert (await code_and_message(lost))[0] == "NOT_FOUND"
+
+
+async def test_a_requests_own_timeout_counts(
+    store: Store, backbone: Backbone, fake: FakeRunner
+) -> None:
+    async with (
+        serving(make_settings(store.root), backbone, fake) as served,
+        grpc.aio.insecure_channel(served.target) as channel,
+    ):
+        stub: Stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[assignment]  # the stubs know two kinds
+        fake.hold()
+        message = request("sst2", sentence=["a film"])
+        message.parameters["timeout"].int64_param = 1000
+        assert (await code_and_message(stub.ModelInfer(message)))[0] == "DEADLINE_EXCEEDED"
+        fake.release()
+        message.parameters["timeout"].string_param = "soon"
+        assert (await code_and_message(stub.ModelInfer(message)))[0] == "INVALID_ARGUMENT"
+        message.parameters["timeout"].int64_param = 0
+        assert (await stub.ModelInfer(message)).model_version == "1.0.0"
+
+
+@pytest.mark.parametrize("name", ["shared_memory_region", "classification"])
+async def test_what_would_change_the_elements_is_refused(stub: "Stub", name: str) -> None:
+    of_input, of_output = (request("sst2", sentence=["a film"]) for _ in range(2))
+    of_input.inputs[0].parameters[name].string_param = "1"
+    of_output.outputs.add(name="label").parameters[name].int64_param = 1
+    for message in (of_input, of_output):
+        code, text = await code_and_message(stub.ModelInfer(message))
+        assert (code, name in text) == ("INVALID_ARGUMENT", True)

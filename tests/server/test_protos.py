@@ -5,11 +5,12 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto,
 from grpc_tools import protoc  # type: ignore[import-untyped]  # ships no types
 
 from upt_protos.oip import open_inference_pb2
-from upt_protos.v1 import inference_pb2
+from upt_protos.v1 import admin_pb2, inference_pb2
 
 ROOT = Path(inference_pb2.__file__).parents[2]
 STUBS = {
     "upt_protos/oip/open_inference.proto": open_inference_pb2,
+    "upt_protos/v1/admin.proto": admin_pb2,
     "upt_protos/v1/inference.proto": inference_pb2,
 }
 

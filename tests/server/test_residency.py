@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from upt_server import residency as residency_module
 from upt_server.residency import Residency
 from upt_testing.adapters import random_tensors, tiny_spec
 from upt_testing.backbones import write_tiny_backbone
@@ -37,6 +38,9 @@ class Events:
 
     def adapter_evicted(self, resident: int) -> None:
         self.evicted, self.resident = self.evicted + 1, resident
+
+    def adapter_unloaded(self, resident: int) -> None:
+        self.resident = resident
 
 
 class SlowStore(Store):
@@ -232,11 +236,128 @@ async def test_an_alias_is_followed_while_the_server_runs(
     with await residency.acquire(ref("sst2:stable")) as lease:
         assert lease.stored.version == "1.0.0"
     move_alias(writer, ref("sst2:1.1.0"), "stable")
-    with await residency.acquire(ref("sst2:stable")) as lease:
-        assert lease.stored.version == "1.1.0"
+    await until_version(residency, "sst2:stable", "1.1.0")
+    move_alias(writer, ref("sst2:1.0.0"), "stable")  # still in memory: at once
+    assert await version_of(residency, "sst2:stable") == "1.0.0"
     yank(writer, ref("sst2:1.1.0"))
     with await residency.acquire(ref("sst2")) as lease:
         assert lease.stored.version == "1.0.0"
+
+
+async def version_of(residency: Residency, text: str) -> str:
+    with await residency.acquire(ref(text)) as lease:
+        return lease.stored.version
+
+
+async def until_version(residency: Residency, text: str, version: str) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while await version_of(residency, text) != version:  # noqa: ASYNC110 - a move has no event
+            await asyncio.sleep(0.001)
+
+
+async def test_nobody_waits_for_the_version_that_an_alias_has_moved_to(
+    make: Make, store: Store, backbone: Backbone, events: Events
+) -> None:
+    Publisher(store=store, backbone=backbone)("sst2", version="1.1.0", seed=7)
+    move_alias(store, ref("sst2:1.0.0"), "stable")
+    slow = SlowStore(store.root)
+    slow.released.set()
+    residency = make(slow)
+    with await residency.acquire(ref("sst2:stable")) as running:
+        slow.released.clear()
+        move_alias(store, ref("sst2:1.1.0"), "stable")
+        assert {await version_of(residency, "sst2:stable") for _ in range(20)} == {"1.0.0"}
+        slow.released.set()
+        await until_version(residency, "sst2:stable", "1.1.0")
+        assert running.stored.version == "1.0.0"
+        assert residency.is_resident(running.stored.digest)
+    assert events.loaded == 2  # one load, however many asked meanwhile
+
+
+@pytest.mark.parametrize("fault", ["damaged", "foreign"])
+async def test_an_alias_moved_to_a_broken_version_stays_where_it_led(
+    make: Make,
+    store: Store,
+    backbone: Backbone,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    other = write_tiny_backbone(tmp_path / "other", "roberta", seed=5)
+    publisher = Publisher(store=store, backbone=other if fault == "foreign" else backbone)
+    stored = publisher("sst2", version="1.1.0", seed=7)
+    move_alias(store, ref("sst2:1.0.0"), "stable")
+    blob = store.blob_path(stored.manifest.tensors.digest)
+    whole = blob.read_bytes()
+    blob.write_bytes(whole[:-1] + b"\0" if fault == "damaged" else whole)
+    residency = make()
+    assert await version_of(residency, "sst2:stable") == "1.0.0"
+    move_alias(store, ref("sst2:1.1.0"), "stable")
+    while "sst2:stable stays where it led before" not in caplog.text:
+        assert await version_of(residency, "sst2:stable") == "1.0.0"
+        await asyncio.sleep(0.001)
+    assert await version_of(residency, "sst2:stable") == "1.0.0"
+    assert caplog.text.count("stays where it led") == 1  # it is not tried with every call
+    if fault == "damaged":
+        blob.write_bytes(whole)
+        monkeypatch.setattr(residency_module, "_FOLLOW_RETRY_S", 0.0)
+        residency._retry_at.clear()
+        await until_version(residency, "sst2:stable", "1.1.0")
+
+
+async def test_an_adapter_is_unloaded_at_once_unless_somebody_computes_with_it(
+    make: Make, events: Events
+) -> None:
+    residency = make()
+    stored = await residency.load(ref("sst2"))
+    with await residency.acquire(ref("sst2")):
+        assert await residency.unload(ref("sst2")) == stored
+        assert residency.is_resident(stored.digest)
+    assert not residency.is_resident(stored.digest)
+    assert (events.evicted, events.resident) == (0, 0)
+    await residency.unload(ref("sst2"))  # it is not there any more
+    with await residency.acquire(ref("sst2")) as lease:
+        assert lease.stored == stored
+    assert events.loaded == 2
+
+
+async def test_an_adapter_asked_for_again_before_it_has_gone_stays(make: Make) -> None:
+    residency = make()
+    with await residency.acquire(ref("sst2")) as lease:
+        await residency.unload(ref("sst2"))
+        with await residency.acquire(ref("sst2")) as again:
+            assert again.prepared is lease.prepared
+    assert residency.is_resident(lease.stored.digest)
+
+
+async def test_an_adapter_unloaded_while_it_loads_goes_when_it_is_there(
+    make: Make, store: Store, events: Events
+) -> None:
+    slow = SlowStore(store.root)
+    residency = make(slow)
+    leaving = asyncio.create_task(residency.acquire(ref("sst2")))
+    await asyncio.to_thread(slow.entered.wait, TIMEOUT_S)
+    await residency.unload(ref("sst2"))
+    leaving.cancel()
+    slow.released.set()
+    async with asyncio.timeout(TIMEOUT_S):
+        while not events.loaded:  # noqa: ASYNC110 - a load has no event
+            await asyncio.sleep(0.001)
+    assert residency.resident() == ()
+
+
+async def test_a_pin_counts_once_and_ends_with_unloading(make: Make) -> None:
+    residency = make()
+    await residency.pin(ref("sst2"))
+    await residency.pin(ref("sst2:1.0.0"))
+    await residency.load(ref("cola"))
+    assert [
+        (each.stored.name, each.leases, each.is_pinned, each.size_bytes > 0)
+        for each in residency.resident()
+    ] == [("sst2", 1, True, True), ("cola", 0, False, True)]
+    await residency.unload(ref("sst2"))
+    assert [each.stored.name for each in residency.resident()] == ["cola"]
 
 
 async def test_what_is_in_memory_outlives_its_blobs(make: Make, store: Store) -> None:

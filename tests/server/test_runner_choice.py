@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from upt_server import runner_choice
 from upt_server.native import library
 from upt_server.precision import RUNNERS, Precision, RunnerChoice, RunnerName
-from upt_server.runner import Runner
+from upt_server.runner import Runner, TorchRunner
 from upt_server.runner_choice import load_runner, missing_for
 from upt_testing.backbones import write_tiny_backbone
 from upt_zoo.backbone import Backbone
@@ -150,7 +150,7 @@ def test_auto_measures_once_for_a_machine_and_a_backbone(
     choose(backbone, cache=cache)
     slow_torch.clear()
     assert choose(backbone, cache=cache).name == "native-fp32"
-    assert not slow_torch
+    assert slow_torch == ["native-fp32"]  # the one batch that warms it up
     other = write_tiny_backbone(tmp_path / "other", seed=1, heads=2)
     choose(other, cache=cache)
     assert slow_torch
@@ -182,3 +182,20 @@ def test_a_device_that_is_not_there_is_named(backbone: Backbone) -> None:
     with pytest.raises(InvalidSpec, match="no device hpu") as caught:
         load_runner(backbone, "exact", wanted="auto", threads=1, cache=None, device="hpu")
     assert "native-fp32: it computes on CPUs only" in str(caught.value)
+
+
+@pytest.mark.parametrize("wanted", ["torch-fp32", "auto"])
+def test_a_runner_has_computed_a_batch_before_it_is_handed_out(
+    backbone: Backbone, wanted: RunnerChoice, monkeypatch: pytest.MonkeyPatch, old_cpu: None
+) -> None:
+    sizes: list[int] = []
+    run = TorchRunner.run
+
+    def counting(runner: TorchRunner, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        sizes.append(len(rows))
+        return run(runner, rows)
+
+    monkeypatch.setattr(TorchRunner, "run", counting)
+    load_runner(backbone, "exact", wanted=wanted, threads=1, cache=None)
+    assert len(sizes) == 1
+    assert sizes[0] > 1

@@ -296,7 +296,7 @@ async def test_a_full_queue_is_exhausted_and_says_when_to_come_back(
     fake.hold()
     running = asyncio.ensure_future(ask_fake.call(MIXED[0]))
     await fake.entered()
-    waiting = [asyncio.ensure_future(ask_fake.call(MIXED[0])) for _ in range(2)]
+    waiting = [asyncio.ensure_future(ask_fake.call(MIXED[index])) for index in (0, 4)]
     await until(lambda: queue_depth(ask_fake.served) == 2)
     error = await ask_fake.refusal(MIXED[0])
     assert error.code() is StatusCode.RESOURCE_EXHAUSTED
@@ -457,3 +457,66 @@ async def test_the_list_names_every_version_and_leaves_damaged_ones_out(
     names = [f"{a.identity.name}:{a.identity.version}" for a in response.adapters]
     assert names == ["squad:1.0.0", "sst2:1.0.0", "sst2:1.10.0", "stsb:1.0.0", "topics:1.0.0"]
     assert "left out of the list" in caplog.text
+
+
+async def test_who_can_wait_says_so_in_a_header_and_other_words_are_refused(
+    ask: Asker,
+) -> None:
+    request = pb.PredictRequest(inputs=[MIXED[0]])
+    response = await ask.stub.Predict(request, metadata=(("upt-priority", "bulk"),))
+    assert response.outputs
+    with pytest.raises(grpc.aio.AioRpcError, match="priority normal or bulk, got 'urgent'"):
+        await ask.stub.Predict(request, metadata=(("upt-priority", "urgent"),))
+
+
+async def test_a_stream_answers_out_of_order_with_ids(ask_fake: Asker, fake: FakeRunner) -> None:
+    async def requests() -> AsyncIterator[pb.StreamRequest]:
+        yield pb.StreamRequest(id="slow", request=pb.PredictRequest(inputs=[MIXED[0]]))
+        await fake.entered()
+        refused = pb.Input(adapter="nobody", texts=[FILM])
+        yield pb.StreamRequest(id="bad", request=pb.PredictRequest(inputs=[refused]))
+
+    fake.hold()
+    responses = aiter(ask_fake.stub.PredictStream(requests()))
+    first = await anext(responses)
+    fake.release()
+    second = await anext(responses)
+    assert (first.id, first.failure.reason) == ("bad", "ADAPTER_NOT_FOUND")
+    assert (second.id, len(second.response.outputs)) == ("slow", 1)
+    assert second.response.timings.total_ms > 0
+    with pytest.raises(StopAsyncIteration):
+        await anext(responses)
+
+
+async def test_a_fault_ends_its_request_and_not_the_stream(
+    ask_fake: Asker, fake: FakeRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.error = RuntimeError("secret")
+    request = pb.StreamRequest(id="1", request=pb.PredictRequest(inputs=[MIXED[0]]))
+    responses = [response async for response in ask_fake.stub.PredictStream(iter([request]))]
+    assert [response.failure.status for response in responses] == ["INTERNAL"]
+    assert "secret" not in responses[0].failure.message
+    assert "a request of a stream failed" in caplog.text
+    assert FILM not in caplog.text
+
+
+async def test_a_cancelled_stream_leaves_the_queue(ask_fake: Asker, fake: FakeRunner) -> None:
+    fake.hold()
+    running = asyncio.ensure_future(ask_fake.call(MIXED[0]))
+    await fake.entered()
+    request = pb.StreamRequest(id="1", request=pb.PredictRequest(inputs=[MIXED[0]]))
+    stream = ask_fake.stub.PredictStream(iter([request] * 2))
+    await stream.wait_for_connection()
+    await until(lambda: queue_depth(ask_fake.served) > 0)
+    stream.cancel()
+    await until(lambda: queue_depth(ask_fake.served) == 0)
+    fake.release()
+    await running
+    await until(lambda: ask_fake.served.engine.gate.inside == 0)
+
+
+async def test_adapters_of_one_text_count_as_inputs(ask: Asker) -> None:
+    error = await ask.refusal(pb.Input(adapters=["sst2"] * 9, texts=[FILM]))
+    assert "expected 1 to 8 inputs a call, got 9" in (error.details() or "")
+    metrics = ask.served.metrics.text().decode()
+    assert 'upt_requests_total{adapter="other",code="INVALID_ARGUMENT",task="other"} 8.0' in metrics

@@ -1,6 +1,7 @@
 """Transport security over real sockets, with certificates made for the test."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from urllib.request import urlopen
 import pytest
 import trustme
 
+from upt_server.app import Server, build_engine
 from upt_server.client import AsyncClient
+from upt_server.metrics import Metrics
 from upt_server.runner import TorchRunner
 from upt_server.tls import ClientTls, ServerTls, check_exposure
-from upt_testing.serving import Served, make_settings, serving
+from upt_testing.serving import FakeRunner, Served, make_settings, serving
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import InvalidInput, Unavailable
 from upt_zoo.local.store import Store
@@ -104,6 +107,41 @@ async def test_without_its_own_certificate_a_caller_reaches_tls_only(
             assert (await client.predict("sst2", "a film")).adapter.name == "sst2"
 
 
+@pytest.mark.parametrize("port", ["target", "http"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+async def test_nobody_is_talked_down_to_an_older_tls(
+    served: Served, certificates: Certificates, port: str, version: ssl.TLSVersion
+) -> None:
+    context = ssl.create_default_context(cafile=str(certificates.ca))
+    context.set_ciphers("ALL:@SECLEVEL=0")  # else OpenSSL itself would not offer it
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        context.minimum_version = context.maximum_version = version
+    host, _, number = getattr(served, port).rpartition(":")
+
+    def connect() -> None:
+        with (
+            socket.create_connection((host, int(number)), timeout=20) as connection,
+            context.wrap_socket(connection, server_hostname=host) as encrypted,
+        ):
+            encrypted.recv(1)
+
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await asyncio.to_thread(connect)
+
+
+async def test_the_port_of_http_answers_nothing_in_the_clear(served: Served) -> None:
+    def ask() -> bytes:
+        host, _, port = served.http.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
+            try:
+                return connection.recv(1000)
+            except ConnectionError:
+                return b""
+
+    assert b"HTTP" not in await asyncio.to_thread(ask)
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
 def test_nothing_but_loopback_is_reached_without_tls(host: str, certificates: Certificates) -> None:
     with pytest.raises(InvalidInput, match="--insecure"):
@@ -115,6 +153,32 @@ def test_nothing_but_loopback_is_reached_without_tls(host: str, certificates: Ce
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "localhost"])
 def test_loopback_needs_no_tls(host: str) -> None:
     check_exposure(host, None, is_insecure=False)
+
+
+@pytest.mark.parametrize("fault", ["missing", "no PEM", "another key", "no authority"])
+async def test_files_that_are_not_what_they_should_be_end_the_start(
+    fault: str,
+    certificates: Certificates,
+    store: Store,
+    backbone: Backbone,
+    fake: FakeRunner,
+    tmp_path: Path,
+) -> None:
+    good, other = certificates.server, certificates.client
+    no_pem = tmp_path / "no.pem"
+    no_pem.write_text("nothing")
+    assert other.key is not None
+    tls = {
+        "missing": ServerTls(certificate=tmp_path / "lost.pem", key=good.key),
+        "no PEM": ServerTls(certificate=no_pem, key=good.key),
+        "another key": ServerTls(certificate=good.certificate, key=other.key),
+        "no authority": ServerTls(certificate=good.certificate, key=good.key, client_ca=no_pem),
+    }[fault]
+    settings, metrics = make_settings(store.root, tls=tls), Metrics()
+    engine = build_engine(settings, backbone, fake, metrics)
+    with pytest.raises(InvalidInput, match=r"TLS|lost\.pem"):
+        Server(engine, metrics, settings)
+    await engine.close()
 
 
 def test_files_that_are_missing_are_named(tmp_path: Path, certificates: Certificates) -> None:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from upt_protos.v1 import inference_pb2 as pb
 from upt_server import wire
-from upt_server.inputs import Input
+from upt_server.inputs import Input, Options
 from upt_server.results import (
     AdapterDescription,
     AdapterIdentity,
@@ -14,7 +14,15 @@ from upt_server.results import (
     Timings,
 )
 from upt_zoo.answers import Answer, LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
-from upt_zoo.errors import Corrupt, InvalidReference
+from upt_zoo.errors import (
+    AdapterNotFound,
+    Corrupt,
+    InvalidInput,
+    InvalidReference,
+    Overloaded,
+    Unavailable,
+    UptError,
+)
 from upt_zoo.references import Reference
 
 texts = st.text(max_size=20)
@@ -45,6 +53,9 @@ def outputs(draw: st.DrawFn) -> Output:
         tokens=draw(counts),
         is_truncated=draw(st.booleans()),
         windows=draw(counts),
+        candidates=tuple(draw(st.lists(spans, max_size=2))),
+        logits=tuple(draw(st.lists(floats, max_size=3))),
+        gates=tuple(draw(st.lists(st.dictionaries(texts, floats, max_size=2), max_size=2))),
     )
 
 
@@ -96,6 +107,15 @@ inputs = st.builds(
     adapter=st.sampled_from(["sst2", "sst2:1.0.0", "sst2@sha256:" + "0" * 64]).map(Reference.parse),
     texts=st.lists(texts, max_size=2).map(tuple),
     fields=st.dictionaries(texts, texts, max_size=2),
+    options=st.builds(
+        Options,
+        is_truncation_refused=st.booleans(),
+        max_tokens=st.none() | st.integers(1, 2**31),
+        stride=st.none() | st.integers(1, 2**31),
+        top_k=st.none() | st.integers(1, 2**31),
+        has_logits=st.booleans(),
+        has_gates=st.booleans(),
+    ),
 )
 
 
@@ -115,6 +135,52 @@ def test_a_description_arrives_as_it_was_sent(description: AdapterDescription) -
 def test_a_request_arrives_as_it_was_sent(call: list[Input]) -> None:
     data = wire.write_request(call).SerializeToString()
     assert wire.read_inputs(pb.PredictRequest.FromString(data)) == call
+
+
+@given(inputs, st.integers(1, 4))
+def test_an_input_for_several_adapters_arrives_as_one_for_each(shared: Input, count: int) -> None:
+    request = wire.write_shared([shared] * count)
+    assert len(request.inputs) == 1
+    assert wire.count_inputs(request) == count
+    given = wire.read_inputs(pb.PredictRequest.FromString(request.SerializeToString()))
+    assert given == [shared] * count
+    assert [each.path for each in given] == [f"inputs[0].adapters[{n}]" for n in range(count)]
+
+
+def test_an_adapter_is_named_in_one_way() -> None:
+    request = pb.PredictRequest(inputs=[pb.Input(adapter="sst2", adapters=["cola"])])
+    with pytest.raises(InvalidInput, match="either adapter or adapters") as caught:
+        wire.read_inputs(request)
+    assert caught.value.__notes__ == ["inputs[0]"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AdapterNotFound("no adapter nobody"),
+        Overloaded("full", retry_after_s=2.5),
+        Unavailable("draining", retry_after_s=0.25),
+        TimeoutError("no answer within 1 s"),
+    ],
+)
+def test_a_failure_arrives_as_the_error_it_was(error: Exception) -> None:
+    data = wire.write_failure(error).SerializeToString()
+    given = wire.read_failure(pb.Failure.FromString(data))
+    assert type(given) is type(error)
+    assert str(given) == str(error)
+    assert getattr(given, "retry_after_s", None) == getattr(error, "retry_after_s", None)
+
+
+def test_a_failure_says_nothing_of_a_fault() -> None:
+    failure = wire.write_failure(RuntimeError("secret"))
+    assert (failure.status, failure.reason) == ("INTERNAL", "INTERNAL")
+    assert "secret" not in str(failure)
+    assert type(wire.read_failure(failure)) is UptError
+
+
+def test_a_status_of_a_later_server_is_an_error_all_the_same() -> None:
+    given = wire.read_failure(pb.Failure(status="LATER", reason="LATER", message="what"))
+    assert (type(given), str(given)) == (UptError, "what")
 
 
 def test_a_reference_that_does_not_parse_is_located() -> None:

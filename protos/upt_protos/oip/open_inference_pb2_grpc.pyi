@@ -5,7 +5,7 @@ The Open Inference Protocol (KServe "v2") over gRPC, with what clients of Triton
 as upt answers it. Names and numbers are the protocol's; docs/serving.md says what they mean here.
 
 Source: kserve/open-inference-protocol, specification/protocol/inference_grpc.md; Triton's
-extensions "model repository" and streaming.
+extensions "model configuration", "statistics", "model repository" and streaming.
 """
 
 import abc
@@ -59,9 +59,29 @@ class GRPCInferenceServiceStub:
         upt_protos.oip.open_inference_pb2.ModelStreamInferResponse,
     ]
 
+    ModelConfig: grpc.UnaryUnaryMultiCallable[
+        upt_protos.oip.open_inference_pb2.ModelConfigRequest,
+        upt_protos.oip.open_inference_pb2.ModelConfigResponse,
+    ]
+
+    ModelStatistics: grpc.UnaryUnaryMultiCallable[
+        upt_protos.oip.open_inference_pb2.ModelStatisticsRequest,
+        upt_protos.oip.open_inference_pb2.ModelStatisticsResponse,
+    ]
+
     RepositoryIndex: grpc.UnaryUnaryMultiCallable[
         upt_protos.oip.open_inference_pb2.RepositoryIndexRequest,
         upt_protos.oip.open_inference_pb2.RepositoryIndexResponse,
+    ]
+
+    RepositoryModelLoad: grpc.UnaryUnaryMultiCallable[
+        upt_protos.oip.open_inference_pb2.RepositoryModelLoadRequest,
+        upt_protos.oip.open_inference_pb2.RepositoryModelLoadResponse,
+    ]
+
+    RepositoryModelUnload: grpc.UnaryUnaryMultiCallable[
+        upt_protos.oip.open_inference_pb2.RepositoryModelUnloadRequest,
+        upt_protos.oip.open_inference_pb2.RepositoryModelUnloadResponse,
     ]
 
 class GRPCInferenceServiceAsyncStub:
@@ -100,9 +120,29 @@ class GRPCInferenceServiceAsyncStub:
         upt_protos.oip.open_inference_pb2.ModelStreamInferResponse,
     ]
 
+    ModelConfig: grpc.aio.UnaryUnaryMultiCallable[
+        upt_protos.oip.open_inference_pb2.ModelConfigRequest,
+        upt_protos.oip.open_inference_pb2.ModelConfigResponse,
+    ]
+
+    ModelStatistics: grpc.aio.UnaryUnaryMultiCallable[
+        upt_protos.oip.open_inference_pb2.ModelStatisticsRequest,
+        upt_protos.oip.open_inference_pb2.ModelStatisticsResponse,
+    ]
+
     RepositoryIndex: grpc.aio.UnaryUnaryMultiCallable[
         upt_protos.oip.open_inference_pb2.RepositoryIndexRequest,
         upt_protos.oip.open_inference_pb2.RepositoryIndexResponse,
+    ]
+
+    RepositoryModelLoad: grpc.aio.UnaryUnaryMultiCallable[
+        upt_protos.oip.open_inference_pb2.RepositoryModelLoadRequest,
+        upt_protos.oip.open_inference_pb2.RepositoryModelLoadResponse,
+    ]
+
+    RepositoryModelUnload: grpc.aio.UnaryUnaryMultiCallable[
+        upt_protos.oip.open_inference_pb2.RepositoryModelUnloadRequest,
+        upt_protos.oip.open_inference_pb2.RepositoryModelUnloadResponse,
     ]
 
 class GRPCInferenceServiceServicer(metaclass=abc.ABCMeta):
@@ -156,10 +196,38 @@ class GRPCInferenceServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[upt_protos.oip.open_inference_pb2.ModelStreamInferResponse], collections.abc.AsyncIterator[upt_protos.oip.open_inference_pb2.ModelStreamInferResponse]]: ...
 
     @abc.abstractmethod
+    def ModelConfig(
+        self,
+        request: upt_protos.oip.open_inference_pb2.ModelConfigRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[upt_protos.oip.open_inference_pb2.ModelConfigResponse, collections.abc.Awaitable[upt_protos.oip.open_inference_pb2.ModelConfigResponse]]: ...
+
+    @abc.abstractmethod
+    def ModelStatistics(
+        self,
+        request: upt_protos.oip.open_inference_pb2.ModelStatisticsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[upt_protos.oip.open_inference_pb2.ModelStatisticsResponse, collections.abc.Awaitable[upt_protos.oip.open_inference_pb2.ModelStatisticsResponse]]: ...
+
+    @abc.abstractmethod
     def RepositoryIndex(
         self,
         request: upt_protos.oip.open_inference_pb2.RepositoryIndexRequest,
         context: _ServicerContext,
     ) -> typing.Union[upt_protos.oip.open_inference_pb2.RepositoryIndexResponse, collections.abc.Awaitable[upt_protos.oip.open_inference_pb2.RepositoryIndexResponse]]: ...
+
+    @abc.abstractmethod
+    def RepositoryModelLoad(
+        self,
+        request: upt_protos.oip.open_inference_pb2.RepositoryModelLoadRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[upt_protos.oip.open_inference_pb2.RepositoryModelLoadResponse, collections.abc.Awaitable[upt_protos.oip.open_inference_pb2.RepositoryModelLoadResponse]]: ...
+
+    @abc.abstractmethod
+    def RepositoryModelUnload(
+        self,
+        request: upt_protos.oip.open_inference_pb2.RepositoryModelUnloadRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[upt_protos.oip.open_inference_pb2.RepositoryModelUnloadResponse, collections.abc.Awaitable[upt_protos.oip.open_inference_pb2.RepositoryModelUnloadResponse]]: ...
 
 def add_GRPCInferenceServiceServicer_to_server(servicer: GRPCInferenceServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -86,7 +86,7 @@ global___PredictRequest = PredictRequest
 
 @typing.final
 class Input(google.protobuf.message.Message):
-    """One input. Give exactly one of `texts` and `fields`."""
+    """One input. Give exactly one of `texts` and `fields`, and of `adapter` and `adapters`."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -109,6 +109,8 @@ class Input(google.protobuf.message.Message):
     ADAPTER_FIELD_NUMBER: builtins.int
     TEXTS_FIELD_NUMBER: builtins.int
     FIELDS_FIELD_NUMBER: builtins.int
+    OPTIONS_FIELD_NUMBER: builtins.int
+    ADAPTERS_FIELD_NUMBER: builtins.int
     adapter: builtins.str
     """name, name:version or name@sha256:digest; a bare name means its newest version."""
     @property
@@ -119,16 +121,142 @@ class Input(google.protobuf.message.Message):
     def fields(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """The texts by the names of the task's fields."""
 
+    @property
+    def options(self) -> global___Options: ...
+    @property
+    def adapters(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Several adapters for the same texts: an output each, in this order. The texts are tokenised
+        once for all adapters that take them in the same form.
+        """
+
     def __init__(
         self,
         *,
         adapter: builtins.str = ...,
         texts: collections.abc.Iterable[builtins.str] | None = ...,
         fields: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        options: global___Options | None = ...,
+        adapters: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "fields", b"fields", "texts", b"texts"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "adapters", b"adapters", "fields", b"fields", "options", b"options", "texts", b"texts"]) -> None: ...
 
 global___Input = Input
+
+@typing.final
+class Options(google.protobuf.message.Message):
+    """What an input may ask for beyond an answer. 0, false and absent mean the adapter's own way."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REFUSE_TRUNCATION_FIELD_NUMBER: builtins.int
+    MAX_TOKENS_FIELD_NUMBER: builtins.int
+    STRIDE_FIELD_NUMBER: builtins.int
+    TOP_K_FIELD_NUMBER: builtins.int
+    LOGITS_FIELD_NUMBER: builtins.int
+    GATES_FIELD_NUMBER: builtins.int
+    refuse_truncation: builtins.bool
+    """Refuse an input that would lose tokens (INVALID_ARGUMENT) instead of truncating it."""
+    max_tokens: builtins.int
+    """Tokens of a row, special tokens included: from 8 to the task's own max_tokens."""
+    stride: builtins.int
+    """Span tasks only: tokens that neighbouring windows share; half a window at most."""
+    top_k: builtins.int
+    """Labels: give the scores of the k most probable ones, from likely to unlikely. Spans: give the
+    k best ones as `candidates`. Not for numbers.
+    """
+    logits: builtins.bool
+    """Give `logits`."""
+    gates: builtins.bool
+    """Give `gates`, which takes a second forward pass, beside the timings' parts."""
+    def __init__(
+        self,
+        *,
+        refuse_truncation: builtins.bool = ...,
+        max_tokens: builtins.int = ...,
+        stride: builtins.int = ...,
+        top_k: builtins.int = ...,
+        logits: builtins.bool = ...,
+        gates: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["gates", b"gates", "logits", b"logits", "max_tokens", b"max_tokens", "refuse_truncation", b"refuse_truncation", "stride", b"stride", "top_k", b"top_k"]) -> None: ...
+
+global___Options = Options
+
+@typing.final
+class StreamRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    REQUEST_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """The caller's own; comes back with the answer."""
+    @property
+    def request(self) -> global___PredictRequest: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        request: global___PredictRequest | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "request", b"request"]) -> None: ...
+
+global___StreamRequest = StreamRequest
+
+@typing.final
+class StreamResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    RESPONSE_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    @property
+    def response(self) -> global___PredictResponse: ...
+    @property
+    def failure(self) -> global___Failure: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        response: global___PredictResponse | None = ...,
+        failure: global___Failure | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["failure", b"failure", "response", b"response", "result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["failure", b"failure", "id", b"id", "response", b"response", "result", b"result"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["result", b"result"]) -> typing.Literal["response", "failure"] | None: ...
+
+global___StreamResponse = StreamResponse
+
+@typing.final
+class Failure(google.protobuf.message.Message):
+    """An error inside a stream, in the words that the status of a call has."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: builtins.int
+    status: builtins.str
+    """A status code's name: INVALID_ARGUMENT, ..."""
+    reason: builtins.str
+    """As in google.rpc.ErrorInfo: ADAPTER_NOT_FOUND, ..."""
+    message: builtins.str
+    retry_after_ms: builtins.float
+    """When to try again; 0 where that does not help."""
+    def __init__(
+        self,
+        *,
+        status: builtins.str = ...,
+        reason: builtins.str = ...,
+        message: builtins.str = ...,
+        retry_after_ms: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["message", b"message", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "status", b"status"]) -> None: ...
+
+global___Failure = Failure
 
 @typing.final
 class PredictResponse(google.protobuf.message.Message):
@@ -144,7 +272,7 @@ class PredictResponse(google.protobuf.message.Message):
     precision: global___Precision.ValueType
     @property
     def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Output]:
-        """One for each input, in the order of the inputs."""
+        """One for each input and each of its adapters, in their order."""
 
     @property
     def timings(self) -> global___Timings: ...
@@ -179,6 +307,9 @@ class Output(google.protobuf.message.Message):
     TOKENS_FIELD_NUMBER: builtins.int
     TRUNCATED_FIELD_NUMBER: builtins.int
     WINDOWS_FIELD_NUMBER: builtins.int
+    CANDIDATES_FIELD_NUMBER: builtins.int
+    LOGITS_FIELD_NUMBER: builtins.int
+    GATES_FIELD_NUMBER: builtins.int
     task: builtins.str
     tokens: builtins.int
     """Real tokens, special tokens included; a window's overlap counts again."""
@@ -198,6 +329,20 @@ class Output(google.protobuf.message.Message):
     def adapter(self) -> global___AdapterIdentity:
         """What answered: the version and the digest that the name meant at that moment."""
 
+    @property
+    def candidates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SpanAnswer]:
+        """With top_k, a span task's best spans over all windows, best first; the first is the answer."""
+
+    @property
+    def logits(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """With logits: what the head gave, before temperature, in the order of the adapter's labels; for a
+        span its start's and its end's.
+        """
+
+    @property
+    def gates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LayerGates]:
+        """With gates: one for each layer; over several windows their mean."""
+
     def __init__(
         self,
         *,
@@ -210,12 +355,53 @@ class Output(google.protobuf.message.Message):
         tokens: builtins.int = ...,
         truncated: builtins.bool = ...,
         windows: builtins.int = ...,
+        candidates: collections.abc.Iterable[global___SpanAnswer] | None = ...,
+        logits: collections.abc.Iterable[builtins.float] | None = ...,
+        gates: collections.abc.Iterable[global___LayerGates] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["adapter", b"adapter", "answer", b"answer", "label", b"label", "label_set", b"label_set", "span", b"span", "value", b"value"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "answer", b"answer", "label", b"label", "label_set", b"label_set", "span", b"span", "task", b"task", "tokens", b"tokens", "truncated", b"truncated", "value", b"value", "windows", b"windows"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "answer", b"answer", "candidates", b"candidates", "gates", b"gates", "label", b"label", "label_set", b"label_set", "logits", b"logits", "span", b"span", "task", b"task", "tokens", b"tokens", "truncated", b"truncated", "value", b"value", "windows", b"windows"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["answer", b"answer"]) -> typing.Literal["label", "label_set", "value", "span"] | None: ...
 
 global___Output = Output
+
+@typing.final
+class LayerGates(google.protobuf.message.Message):
+    """How far one layer let the adapter's components in for this input, from 0 to 1: each gate's mean
+    over the row's tokens, prompt vectors included. Computed in fp32, whatever computed the answer.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class GatesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    GATES_FIELD_NUMBER: builtins.int
+    @property
+    def gates(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
+        """By component: lora.q, lora.v, ..., prefix (or prefix.keys and prefix.values), bottleneck."""
+
+    def __init__(
+        self,
+        *,
+        gates: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["gates", b"gates"]) -> None: ...
+
+global___LayerGates = LayerGates
 
 @typing.final
 class LabelAnswer(google.protobuf.message.Message):
@@ -232,7 +418,9 @@ class LabelAnswer(google.protobuf.message.Message):
     score: builtins.float
     @property
     def scores(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Score]:
-        """Probabilities of all labels, in the order of the adapter's labels; they sum to 1."""
+        """Probabilities of all labels, in the order of the adapter's labels; they sum to 1. With top_k the
+        most probable ones, best first.
+        """
 
     def __init__(
         self,
@@ -258,7 +446,9 @@ class LabelSetAnswer(google.protobuf.message.Message):
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
     def scores(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Score]:
-        """Probabilities of all labels, in the order of the adapter's labels; each stands alone."""
+        """Probabilities of all labels, in the order of the adapter's labels; each stands alone. With top_k
+        the most probable ones, best first.
+        """
 
     def __init__(
         self,

@@ -39,6 +39,11 @@ class InferenceStub(object):
                 request_serializer=upt__protos_dot_v1_dot_inference__pb2.PredictRequest.SerializeToString,
                 response_deserializer=upt__protos_dot_v1_dot_inference__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.PredictStream = channel.stream_stream(
+                '/upt.v1.Inference/PredictStream',
+                request_serializer=upt__protos_dot_v1_dot_inference__pb2.StreamRequest.SerializeToString,
+                response_deserializer=upt__protos_dot_v1_dot_inference__pb2.StreamResponse.FromString,
+                _registered_method=True)
         self.ListAdapters = channel.unary_unary(
                 '/upt.v1.Inference/ListAdapters',
                 request_serializer=upt__protos_dot_v1_dot_inference__pb2.ListAdaptersRequest.SerializeToString,
@@ -57,6 +62,16 @@ class InferenceServicer(object):
     def Predict(self, request, context):
         """Answers one or many inputs; each names its own adapter, and one call may mix adapters.
         The call fails as a whole; the message names the input that it failed on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PredictStream(self, request_iterator, context):
+        """Answers any number of requests on one stream, many at once, each as soon as it is ready: the
+        answers come in any order and carry their request's id. An error ends its request only. At most
+        64 requests of a stream are at work or wait to be read; beyond that the stream is read no
+        further. Cancelling the stream cancels all that is at work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,6 +98,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=upt__protos_dot_v1_dot_inference__pb2.PredictRequest.FromString,
                     response_serializer=upt__protos_dot_v1_dot_inference__pb2.PredictResponse.SerializeToString,
+            ),
+            'PredictStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PredictStream,
+                    request_deserializer=upt__protos_dot_v1_dot_inference__pb2.StreamRequest.FromString,
+                    response_serializer=upt__protos_dot_v1_dot_inference__pb2.StreamResponse.SerializeToString,
             ),
             'ListAdapters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAdapters,
@@ -122,6 +142,33 @@ class Inference(object):
             '/upt.v1.Inference/Predict',
             upt__protos_dot_v1_dot_inference__pb2.PredictRequest.SerializeToString,
             upt__protos_dot_v1_dot_inference__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/upt.v1.Inference/PredictStream',
+            upt__protos_dot_v1_dot_inference__pb2.StreamRequest.SerializeToString,
+            upt__protos_dot_v1_dot_inference__pb2.StreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

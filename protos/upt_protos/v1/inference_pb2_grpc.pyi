@@ -34,6 +34,16 @@ class InferenceStub:
     The call fails as a whole; the message names the input that it failed on.
     """
 
+    PredictStream: grpc.StreamStreamMultiCallable[
+        upt_protos.v1.inference_pb2.StreamRequest,
+        upt_protos.v1.inference_pb2.StreamResponse,
+    ]
+    """Answers any number of requests on one stream, many at once, each as soon as it is ready: the
+    answers come in any order and carry their request's id. An error ends its request only. At most
+    64 requests of a stream are at work or wait to be read; beyond that the stream is read no
+    further. Cancelling the stream cancels all that is at work.
+    """
+
     ListAdapters: grpc.UnaryUnaryMultiCallable[
         upt_protos.v1.inference_pb2.ListAdaptersRequest,
         upt_protos.v1.inference_pb2.ListAdaptersResponse,
@@ -53,6 +63,16 @@ class InferenceAsyncStub:
     ]
     """Answers one or many inputs; each names its own adapter, and one call may mix adapters.
     The call fails as a whole; the message names the input that it failed on.
+    """
+
+    PredictStream: grpc.aio.StreamStreamMultiCallable[
+        upt_protos.v1.inference_pb2.StreamRequest,
+        upt_protos.v1.inference_pb2.StreamResponse,
+    ]
+    """Answers any number of requests on one stream, many at once, each as soon as it is ready: the
+    answers come in any order and carry their request's id. An error ends its request only. At most
+    64 requests of a stream are at work or wait to be read; beyond that the stream is read no
+    further. Cancelling the stream cancels all that is at work.
     """
 
     ListAdapters: grpc.aio.UnaryUnaryMultiCallable[
@@ -76,6 +96,18 @@ class InferenceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[upt_protos.v1.inference_pb2.PredictResponse, collections.abc.Awaitable[upt_protos.v1.inference_pb2.PredictResponse]]:
         """Answers one or many inputs; each names its own adapter, and one call may mix adapters.
         The call fails as a whole; the message names the input that it failed on.
+        """
+
+    @abc.abstractmethod
+    def PredictStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[upt_protos.v1.inference_pb2.StreamRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[upt_protos.v1.inference_pb2.StreamResponse], collections.abc.AsyncIterator[upt_protos.v1.inference_pb2.StreamResponse]]:
+        """Answers any number of requests on one stream, many at once, each as soon as it is ready: the
+        answers come in any order and carry their request's id. An error ends its request only. At most
+        64 requests of a stream are at work or wait to be read; beyond that the stream is read no
+        further. Cancelling the stream cancels all that is at work.
         """
 
     @abc.abstractmethod

@@ -1,0 +1,54 @@
+"""How clients of ``upt.v1`` reach a server, who they are, and what they raise. No torch."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import grpc
+
+from upt_server import statuses
+from upt_server.tls import ClientTls
+from upt_zoo.errors import Unavailable
+
+
+def open_channel(target: str, tls: ClientTls | None, token: str | None) -> grpc.Channel:
+    """Connect; ``tls`` None: in the clear. A token never leaves this machine in the clear."""
+    credentials = _credentials(tls, token)
+    if credentials is None:
+        return grpc.insecure_channel(target)
+    return grpc.secure_channel(target, credentials)
+
+
+def open_async_channel(target: str, tls: ClientTls | None, token: str | None) -> grpc.aio.Channel:
+    """Connect, as ``open_channel``."""
+    credentials = _credentials(tls, token)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target)
+    return grpc.aio.secure_channel(target, credentials)
+
+
+@contextmanager
+def our_errors(target: str) -> Iterator[None]:
+    """Raise what the server met; a call that did not reach it is ``Unavailable``."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        code, message = error.code(), error.details() or ""
+        # pairs of key and value in both kinds of channel, of two types
+        trailers = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
+        details = next((value for key, value in trailers if key == statuses.DETAILS_KEY), None)
+        if details is None and code is grpc.StatusCode.CANCELLED:
+            # what gRPC says of calls that reached a stopping server and were never taken up
+            raise Unavailable(f"{target} ended the call: it stops; try another server") from error
+        if details is None and code is grpc.StatusCode.UNAVAILABLE:
+            message = f"cannot reach {target}: {message}; is `upt-server run` running there?"
+        data = details if isinstance(details, bytes) else b""
+        raise statuses.error_of(code, message or code.name, data) from error
+
+
+def _credentials(tls: ClientTls | None, token: str | None) -> grpc.ChannelCredentials | None:
+    if token is None:
+        return tls.channel_credentials() if tls else None
+    # gRPC sends these over loopback and Unix sockets only
+    channel = tls.channel_credentials() if tls else grpc.local_channel_credentials()
+    return grpc.composite_channel_credentials(channel, grpc.access_token_call_credentials(token))

@@ -1,0 +1,1 @@
+"""Commands of ``upt-server`` beyond serving and asking."""

@@ -1,0 +1,157 @@
+"""``upt-server status`` and ``upt-server admin``: what operators ask a running server."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from upt_server.options import (
+    AdminTarget,
+    OwnCertificate,
+    OwnKey,
+    OwnToken,
+    TrustedCa,
+    client_tls,
+    read_token,
+)
+from upt_zoo.errors import Unavailable
+from upt_zoo.options import AsJson, print_json
+from upt_zoo.terminal import format_size, print_table
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from upt_protos.v1.admin_pb2 import ResidentAdapter
+    from upt_server.admin_client import AdminClient
+
+_TARGET = "127.0.0.1:8002"
+app = typer.Typer(
+    help="Load, pin and unload adapters of a running server.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Adapter = Annotated[str, typer.Argument(metavar="REF", help="name[:version][@digest]")]
+Adapters = Annotated[list[str], typer.Argument(metavar="REF...", help="name[:version][@digest]")]
+
+
+@app.command()
+def load(
+    ref: Adapter,
+    server: AdminTarget = _TARGET,
+    token_file: OwnToken = None,
+    ca: TrustedCa = None,
+    cert: OwnCertificate = None,
+    key: OwnKey = None,
+) -> None:
+    """Load an adapter before anybody asks for it; it may be evicted again."""
+    with _asking(server, token_file, ca, cert, key) as client:
+        _print_resident([client.load(ref)])
+
+
+@app.command()
+def pin(
+    refs: Adapters,
+    server: AdminTarget = _TARGET,
+    token_file: OwnToken = None,
+    ca: TrustedCa = None,
+    cert: OwnCertificate = None,
+    key: OwnKey = None,
+) -> None:
+    """Load adapters and keep them until they are unloaded."""
+    with _asking(server, token_file, ca, cert, key) as client:
+        _print_resident(client.preload(refs))
+
+
+@app.command()
+def unload(
+    ref: Adapter,
+    server: AdminTarget = _TARGET,
+    token_file: OwnToken = None,
+    ca: TrustedCa = None,
+    cert: OwnCertificate = None,
+    key: OwnKey = None,
+) -> None:
+    """Drop an adapter from memory, and its pin; calls that use it finish first."""
+    with _asking(server, token_file, ca, cert, key) as client:
+        dropped = client.unload(ref)
+    typer.echo(f"unloaded {dropped.adapter}@{dropped.digest}")
+
+
+@app.command()
+def drain(
+    server: AdminTarget = _TARGET,
+    token_file: OwnToken = None,
+    ca: TrustedCa = None,
+    cert: OwnCertificate = None,
+    key: OwnKey = None,
+) -> None:
+    """Make a server stop as SIGTERM does: it finishes the calls inside first."""
+    with _asking(server, token_file, ca, cert, key) as client:
+        client.drain()
+
+
+def status(
+    server: AdminTarget = _TARGET,
+    token_file: OwnToken = None,
+    ca: TrustedCa = None,
+    cert: OwnCertificate = None,
+    key: OwnKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a server is and what is in its memory."""
+    from google.protobuf.json_format import MessageToDict
+
+    with _asking(server, token_file, ca, cert, key) as client:
+        state, adapters = client.status(), client.resident()
+    if as_json:
+        written: list[dict[str, JsonValue]] = [
+            MessageToDict(
+                message,
+                preserving_proto_field_name=True,
+                always_print_fields_with_no_presence=True,
+            )
+            for message in (state, *adapters)
+        ]
+        print_json({**written[0], "adapters": [*written[1:]]})
+        return
+    from upt_protos.v1.admin_pb2 import State
+
+    typer.echo(
+        f"{State.Name(state.state).removeprefix('STATE_').lower()}, upt {state.version}, "
+        f"{state.precision}, {state.calls} calls inside, {state.queue_rows} rows wait, adapters "
+        f"take {format_size(state.adapter_bytes)} of {format_size(state.max_adapter_bytes)}"
+    )
+    _print_resident(adapters)
+
+
+@contextmanager
+def _asking(
+    server: str, token_file: Path | None, ca: Path | None, cert: Path | None, key: Path | None
+) -> "Iterator[AdminClient]":
+    """Connect; no answer in time counts as unavailable."""
+    from upt_server.admin_client import AdminClient
+
+    token, tls = read_token(token_file), client_tls(ca, cert, key)
+    try:
+        with AdminClient(server, token=token, tls=tls) as client:
+            yield client
+    except TimeoutError as error:
+        raise Unavailable(f"{server}: {error}") from error
+
+
+def _print_resident(adapters: "Iterable[ResidentAdapter]") -> None:
+    print_table(
+        ("adapter", "digest", "size", "in use by", "pinned"),
+        (
+            (
+                each.adapter,
+                each.digest.removeprefix("sha256:")[:12],
+                format_size(each.size_bytes),
+                str(each.leases),
+                "yes" if each.pinned else "no",
+            )
+            for each in adapters
+        ),
+    )

@@ -1,0 +1,182 @@
+"""The protocol over gRPC: ``inference.GRPCInferenceService``."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from typing import TypeAlias, TypeVar
+
+import grpc
+import numpy as np
+
+from upt_protos.oip import open_inference_pb2 as pb
+from upt_protos.oip import open_inference_pb2_grpc
+from upt_server import statuses
+from upt_server.calls import ending_with_a_status
+from upt_server.open_inference.answers import Inferred, OpenInferenceAnswers
+from upt_server.open_inference.messages import facts_of
+from upt_server.open_inference.tensors import Values
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+_Result = TypeVar("_Result")
+
+_LOGGER = logging.getLogger(__name__)
+_STREAM_REQUESTS = 64  # of one stream at work at once; more wait in the connection
+_ALL_STREAM_REQUESTS = 1024  # of all streams, as many as there may be calls
+
+
+class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
+    """Serves ``inference.GRPCInferenceService``."""
+
+    def __init__(self, answers: OpenInferenceAnswers) -> None:
+        self._answers = answers
+        self._stream_requests = asyncio.Semaphore(_ALL_STREAM_REQUESTS)
+
+    async def ServerLive(self, request: object, context: _Context) -> pb.ServerLiveResponse:
+        """Say that the process lives."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: object, context: _Context) -> pb.ServerReadyResponse:
+        """Say whether calls are admitted."""
+        return pb.ServerReadyResponse(ready=self._answers.is_ready())
+
+    async def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: _Context
+    ) -> pb.ServerMetadataResponse:
+        """Name the server."""
+        return self._answers.server_metadata()
+
+    async def ModelReady(
+        self, request: pb.ModelReadyRequest, context: _Context
+    ) -> pb.ModelReadyResponse:
+        """Say whether an adapter can be asked; it is loaded when it is."""
+        async with ending_with_a_status(context):
+            is_ready = await self._answers.is_model_ready(request.name, request.version)
+            return pb.ModelReadyResponse(ready=is_ready)
+
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: _Context
+    ) -> pb.ModelMetadataResponse:
+        """Name an adapter's inputs, its task's text fields, and its outputs."""
+        async with ending_with_a_status(context):
+            return await self._answers.metadata(request.name, request.version)
+
+    async def ModelConfig(
+        self, request: pb.ModelConfigRequest, context: _Context
+    ) -> pb.ModelConfigResponse:
+        """Say what an adapter takes, gives and is."""
+        async with ending_with_a_status(context):
+            config = await self._answers.config(request.name, request.version)
+            return pb.ModelConfigResponse(config=config)
+
+    async def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, context: _Context
+    ) -> pb.ModelStatisticsResponse:
+        """Say what one adapter, or each, has answered since the start."""
+        async with ending_with_a_status(context):
+            return await self._answers.statistics(request.name, request.version)
+
+    async def ModelInfer(
+        self, request: pb.ModelInferRequest, context: _Context
+    ) -> pb.ModelInferResponse:
+        """Answer one call: n texts for one adapter."""
+        async with ending_with_a_status(context):
+            inferred = await self._answers.infer(request, context.time_remaining())
+            return _write(request, inferred)
+
+    async def ModelStreamInfer(
+        self, requests: AsyncIterator[pb.ModelInferRequest], context: _Context
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        """Answer the requests of a stream, many at once, in their order."""
+        waiting: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None]
+        waiting = asyncio.Queue(_STREAM_REQUESTS)
+        tasks: set[asyncio.Task[object]] = set()
+
+        def start(work: Coroutine[object, object, _Result]) -> "asyncio.Task[_Result]":
+            task = asyncio.create_task(work)
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            return task
+
+        async def read() -> None:
+            try:
+                async for request in requests:
+                    await self._stream_requests.acquire()
+                    task = start(self._infer_for_stream(request))
+                    # by the task's end, since one that is cancelled early never runs a line
+                    task.add_done_callback(lambda _: self._stream_requests.release())
+                    await waiting.put(task)
+            except Exception:
+                _LOGGER.exception("a stream could not be read to its end")
+            await waiting.put(None)
+
+        start(read())
+        try:
+            while (answer := await waiting.get()) is not None:
+                yield await answer
+        finally:
+            for task in list(tasks):  # the caller has left: what is at work frees its place
+                task.cancel()
+
+    async def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, context: _Context
+    ) -> pb.RepositoryIndexResponse:
+        """List every version in the store; all can be asked, none has to be loaded first."""
+        async with ending_with_a_status(context):
+            return await self._answers.index()
+
+    async def RepositoryModelLoad(
+        self, request: pb.RepositoryModelLoadRequest, context: _Context
+    ) -> pb.RepositoryModelLoadResponse:
+        """Load an adapter before anybody asks for it."""
+        async with ending_with_a_status(context):
+            await self._answers.load(request)
+            return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, context: _Context
+    ) -> pb.RepositoryModelUnloadResponse:
+        """Drop an adapter from memory."""
+        async with ending_with_a_status(context):
+            await self._answers.unload(request)
+            return pb.RepositoryModelUnloadResponse()
+
+    async def _infer_for_stream(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+        try:
+            response = _write(request, await self._answers.infer(request, None))
+        except Exception as error:  # the edge: an error ends its request, not the stream
+            if statuses.code_of(error) is grpc.StatusCode.INTERNAL:
+                _LOGGER.exception("a request of a stream failed")
+            return pb.ModelStreamInferResponse(
+                error_message=statuses.message_of(error),
+                infer_response=pb.ModelInferResponse(id=request.id),
+            )
+        return pb.ModelStreamInferResponse(infer_response=response)
+
+
+def _write(request: pb.ModelInferRequest, inferred: Inferred) -> pb.ModelInferResponse:
+    """Write an answer, raw where the request came so."""
+    response = pb.ModelInferResponse(
+        model_name=request.model_name,
+        model_version=inferred.prediction.outputs[0].adapter.version,
+        id=request.id,
+    )
+    for name, value in facts_of(inferred.prediction).items():
+        response.parameters[name].string_param = value
+    for tensor in inferred.tensors:
+        output = response.outputs.add(
+            name=tensor.name, datatype=tensor.datatype, shape=tensor.shape
+        )
+        if request.raw_input_contents:
+            response.raw_output_contents.append(tensor.raw())
+        else:
+            _fill(output.contents, tensor.values)
+    return response
+
+
+def _fill(contents: pb.InferTensorContents, values: Values) -> None:
+    if isinstance(values, list):
+        contents.bytes_contents.extend(values)
+    elif values.dtype == np.int64:
+        contents.int64_contents.extend(values.tolist())
+    else:
+        contents.fp32_contents.extend(values.tolist())

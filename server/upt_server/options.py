@@ -1,0 +1,63 @@
+"""What the commands of ``upt-server`` share: how they reach a server, and who they are."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from upt_zoo.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from upt_server.tls import ClientTls
+
+Target = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The server to ask.")]
+AdminTarget = Annotated[
+    str, typer.Option("--server", metavar="HOST:PORT", help="The server's port for operators.")
+]
+TrustedCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca", metavar="FILE", dir_okay=False, help="Speak TLS and trust this authority."
+    ),
+]
+OwnCertificate = Annotated[
+    Path | None, typer.Option("--cert", metavar="FILE", dir_okay=False, help="Who you are (mTLS).")
+]
+OwnKey = Annotated[
+    Path | None, typer.Option("--key", metavar="FILE", dir_okay=False, help="The key of --cert.")
+]
+# a token on the command line could be read by every user of the machine
+OwnToken = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        envvar="UPT_TOKEN_FILE",
+        dir_okay=False,
+        help="The file that holds your token.",
+    ),
+]
+
+
+def client_tls(ca: Path | None, cert: Path | None, key: Path | None) -> "ClientTls | None":
+    """Speak TLS if any file says so."""
+    from upt_server.tls import ClientTls
+
+    return ClientTls(ca=ca, certificate=cert, key=key) if ca or cert or key else None
+
+
+def read_token(file: Path | None) -> str | None:
+    """Read who calls; None where no file is named.
+
+    Raises:
+        InvalidInput: the file cannot be read or holds no token.
+    """
+    if file is None:
+        return None
+    try:
+        token = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read a token from {file}") from error
+    if not token.isprintable() or not token or " " in token:
+        raise InvalidInput(f"{file}: expected one token, as `upt-server token create` prints it")
+    return token

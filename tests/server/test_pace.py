@@ -1,0 +1,43 @@
+import pytest
+
+from upt_server.pace import Pace
+
+CAUTION = 1.25
+
+
+def paced(*batches: tuple[int, float]) -> Pace:
+    pace = Pace()
+    for tokens, seconds in batches:
+        pace.start(tokens, 7.0)
+        pace.finish(7.0 + seconds)
+    return pace
+
+
+def test_time_is_tokens_by_the_measured_rate_and_some_caution() -> None:
+    assert paced((1000, 0.5)).seconds(4000, 10.0) == pytest.approx(2.0 * CAUTION)
+
+
+def test_large_batches_count_more_than_small_ones() -> None:
+    pace = paced((10, 0.1), (1000, 0.1))
+    assert pace.seconds(5000, 0.0) == pytest.approx(CAUTION, rel=0.1)
+
+
+def test_what_was_long_ago_is_forgotten() -> None:
+    pace = paced((1000, 60.0), *[(1000, 0.1)] * 60)
+    assert pace.seconds(1000, 0.0) == pytest.approx(0.1 * CAUTION, rel=0.3)
+
+
+def test_what_the_batch_at_work_has_done_already_is_subtracted() -> None:
+    pace = paced((1000, 1.0))
+    pace.start(1000, 20.0)
+    assert pace.seconds(3000, 20.4) == pytest.approx(2.6 * CAUTION)
+
+
+def test_a_batch_that_takes_too_long_counts_as_done_and_no_more() -> None:
+    pace = paced((1000, 1.0))
+    pace.start(1000, 20.0)
+    assert pace.seconds(3000, 500.0) == pytest.approx(2.0 * CAUTION)
+
+
+def test_before_the_first_batch_there_is_a_guess() -> None:
+    assert 0 < Pace().seconds(1000, 0.0) < 10
