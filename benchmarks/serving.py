@@ -13,69 +13,58 @@ import asyncio
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from time import perf_counter
 
 import torch
 
 from upt_benchmarks.machine import this_machine
 from upt_benchmarks.ours import runner_of
-from upt_benchmarks.workloads import UNION, adapter_spec, adapter_tensors, row_lengths
+from upt_benchmarks.served import (
+    mixed_texts,
+    named_specs,
+    percentiles,
+    publish_random,
+    running_server,
+)
+from upt_benchmarks.workloads import adapter_tensors
 from upt_server.client import AsyncClient
 from upt_server.precision import Precision
 from upt_server.runner import Runner
 from upt_zoo.backbone import Backbone, resolve_backbone
-from upt_zoo.local.store import Store
 from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec
 from upt_zoo.tokenization import Tokenizer
 
 ADAPTERS, CALLERS, BATCH, THREADS = 32, 64, 32, 2
-_WORDS = "the film was a slow but moving story of two people who meet in an old city by the sea"
 
 
 def main() -> int:
     """Measure, print."""
     arguments = _parser().parse_args()
     backbone = resolve_backbone()
-    specs = [_spec(backbone, index) for index in range(ADAPTERS)]
-    texts = _texts()
+    specs = named_specs(backbone, ADAPTERS)
+    texts = mixed_texts()
     result: dict[str, object] = {
         "machine": asdict(this_machine()),
         "precision": arguments.precision,
         "engine": _engine(backbone, arguments.precision, specs, texts, arguments.seconds),
     }
     with tempfile.TemporaryDirectory(prefix="upt-serving-") as home:
-        store = Store(Path(home))
-        for seed, spec in enumerate(specs):
-            arrays = {name: t.numpy() for name, t in adapter_tensors(spec, seed).items()}
-            store.publish(spec, arrays, "# Random", version="1.0.0")
-        names = [spec.task.name for spec in specs]
-        with _server(home, names, arguments.precision) as target:
-            result |= asyncio.run(_load(target, names, texts, arguments.seconds))
+        names = publish_random(Path(home), specs)
+        options = ["--precision", arguments.precision, "--threads", str(THREADS)]
+        with running_server(Path(home), [*options, "--preload", ",".join(names)]) as server:
+            result |= asyncio.run(_load(server.target, names, texts, arguments.seconds))
     text = json.dumps(result, indent=2)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")
     print(text)
     return 0
-
-
-def _spec(backbone: Backbone, index: int) -> AdapterSpec:
-    spec = adapter_spec(UNION, backbone.identity)
-    return spec.model_copy(update={"task": spec.task.model_copy(update={"name": f"task{index}"})})
-
-
-def _texts() -> list[str]:
-    """Sentences of plain words as long as the mixed workload's rows."""
-    words, source = _WORDS.split(), random.Random(0)
-    return [" ".join(source.choices(words, k=length - 2)) for length in row_lengths("mix", BATCH)]
 
 
 def _engine(
@@ -102,21 +91,6 @@ def _engine(
         "runner": runner.name,
         "rows_per_s": round(batches * len(rows) / (perf_counter() - started), 1),
     }
-
-
-@contextmanager
-def _server(home: str, names: Sequence[str], precision: Precision) -> Iterator[str]:
-    command = [sys.executable, "-m", "upt_server.cli", "run", "--json", "--home", home]
-    options = ["--grpc-port", "0", "--http-port", "0", "--precision", precision]
-    options += ["--threads", str(THREADS), "--preload", ",".join(names)]
-    with subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield f"127.0.0.1:{json.loads(process.stdout.readline())['grpc_port']}"
-        finally:
-            process.terminate()
 
 
 async def _load(
@@ -159,7 +133,7 @@ async def _closed_loop(
 
     await asyncio.gather(*(ask_again() for _ in range(CALLERS)))
     rate = len(waited) / (perf_counter() - started)
-    return rate, {"callers": CALLERS, "rows_per_s": round(rate, 1), **_percentiles(waited)}
+    return rate, {"callers": CALLERS, "rows_per_s": round(rate, 1), **percentiles(waited)}
 
 
 async def _open_loop(
@@ -182,13 +156,7 @@ async def _open_loop(
         await asyncio.sleep(max(0.0, started + due - perf_counter()))
         calls.add(asyncio.ensure_future(ask()))
     await asyncio.gather(*calls)
-    return {"calls_per_s": round(rate, 1), **_percentiles(waited)}
-
-
-def _percentiles(waited: Sequence[float]) -> dict[str, object]:
-    cuts = quantiles(waited, n=100)
-    p50, p99 = cuts[49] * 1000, cuts[98] * 1000
-    return {"p50_ms": round(p50, 1), "p99_ms": round(p99, 1), "p99_over_p50": round(p99 / p50, 2)}
+    return {"calls_per_s": round(rate, 1), **percentiles(waited)}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 import upt_zoo.manifest
+import upt_zoo.signatures
 import upt_zoo.spec
 import upt_zoo.terminal
 from upt_server.inputs import Limits
@@ -101,10 +102,25 @@ def program(name: str) -> TyperGroup:
     return command
 
 
+def commands(name: str) -> dict[tuple[str, ...], TyperCommand]:
+    """Return every command of a program by its words, those of groups too."""
+    found: dict[tuple[str, ...], TyperCommand] = {}
+    for word, command in program(name).commands.items():
+        parts = command.commands if isinstance(command, TyperGroup) else {None: command}
+        for part, each in parts.items():
+            assert isinstance(each, TyperCommand)
+            found[(word, part) if part else (word,)] = each
+    return found
+
+
+def words_of_command(call: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words of a command line that name its command."""
+    group = program(Path(call[0]).name).commands.get(call[1])
+    return call[1:3] if isinstance(group, TyperGroup) else call[1:2]
+
+
 def subcommand(words: tuple[str, ...]) -> TyperCommand:
-    command = program(Path(words[0]).name).commands[words[1]]
-    assert isinstance(command, TyperCommand)
-    return command
+    return commands(Path(words[0]).name)[words_of_command(words)]
 
 
 def options(command: TyperCommand) -> dict[str, object]:
@@ -164,10 +180,12 @@ def test_every_command_line_is_one_that_the_command_takes(name: str) -> None:
             continue
         if call.words[1] == "--help":
             continue
-        assert call.words[1] in program(call.program).commands, call
+        words = words_of_command(call.words)
+        assert words in commands(call.program), call
         command = subcommand(call.words)
         if call.is_whole:
-            command.make_context(call.words[1], list(call.words[2:]))  # raises a usage error
+            rest = list(call.words[1 + len(words) :])
+            command.make_context(words[-1], rest)  # raises a usage error
         named = {word.partition("=")[0] for word in call.words if word.startswith("--")}
         assert named <= {*options(command), "--help"}, call
 
@@ -177,16 +195,19 @@ def test_every_option_in_a_sentence_exists(name: str) -> None:
     known = {
         option
         for each in PROGRAMS
-        for command in program(each).commands
-        for option in options(subcommand((each, command)))
+        for command in commands(each).values()
+        for option in options(command)
     }
     named = {span.partition(" ")[0] for span in code_spans(read(name)) if span.startswith("--")}
     assert named <= known | {"--help"}
 
 
 def test_every_subcommand_stands_in_some_document() -> None:
-    named = {call.words[:2] for name in NAMES for call in invocations(read(name))}
-    there = {(each, command) for each in PROGRAMS for command in program(each).commands}
+    calls = [call for name in NAMES for call in invocations(read(name)) if len(call.words) > 1]
+    named = {
+        (call.words[0], *words_of_command(call.words)) for call in calls if call.program in PROGRAMS
+    }
+    there = {(each, *words) for each in PROGRAMS for words in commands(each)}
     assert there <= named
 
 
@@ -285,6 +306,7 @@ def test_the_documented_metrics_are_those_of_the_server() -> None:
     metrics.batch_computed(BatchFacts(rows=1, tokens=1, distinct_adapters=1, forward_ms=1))
     metrics.adapter_loaded(1, 1)
     metrics.adapter_evicted(0)
+    metrics.adapter_unloaded(0)
     metrics.call_failed(["sst2"], StatusCode.UNAVAILABLE)
     registered = {
         f"{family.name}_total" if family.type == "counter" else family.name: (
@@ -331,7 +353,8 @@ def test_the_documented_media_types_are_those_of_the_manifest() -> None:
     documented = set(re.findall(r"application/vnd\.[\w.+-]+", read("docs/format.md")))
     expected = {
         value
-        for value in vars(upt_zoo.manifest).values()
+        for module in (upt_zoo.manifest, upt_zoo.signatures)
+        for value in vars(module).values()
         if isinstance(value, str) and value.startswith("application/vnd.")
     }
     assert documented == expected

@@ -1,4 +1,4 @@
-"""Triton's own client, unmodified, against a running server with the shipped adapters."""
+"""Triton's own clients, unmodified, against a running server with the shipped adapters."""
 
 import json
 import os
@@ -12,10 +12,19 @@ from upt_zoo.catalogue import embedded_catalogue, home_store
 
 PYTHON = Path(os.environ.get("TRITON_VENV", ".venv-triton")) / "bin" / "python"
 ADAPTERS = ("sst2", "mrpc", "cola", "squad")
+# the same errors over both protocols
+STATUSES = {
+    "unknown": ("StatusCode.NOT_FOUND", "404"),
+    "unknown metadata": ("StatusCode.NOT_FOUND", "404"),
+    "unknown load": ("StatusCode.NOT_FOUND", "404"),
+    "two versions": ("StatusCode.INVALID_ARGUMENT", "400"),
+    "other field": ("StatusCode.INVALID_ARGUMENT", "400"),
+    "configured load": ("StatusCode.INVALID_ARGUMENT", "400"),
+}
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
     if not PYTHON.exists():
         pytest.skip("no environment of Triton's client; `make test` makes one")
     home = tmp_path_factory.mktemp("home")
@@ -24,16 +33,20 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
             home_store(home).copy_from(embedded_catalogue(), reference)
     command = ["-m", "upt_server.cli", "run", "--grpc-port", "0", "--http-port", "0", "--json"]
     with subprocess.Popen(
-        [sys.executable, *command, "--home", str(home), "--runner", "torch-fp32"],
+        [
+            *(sys.executable, *command, "--home", str(home), "--runner", "torch-fp32"),
+            "--model-control",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     ) as server:
         assert server.stdout is not None
-        port = json.loads(server.stdout.readline())["grpc_port"]
+        ports = json.loads(server.stdout.readline())
+        targets = [f"127.0.0.1:{ports[name]}" for name in ("grpc_port", "http_port")]
         try:
-            calls = subprocess.run(
-                [PYTHON, Path(__file__).with_name("triton_calls.py"), f"127.0.0.1:{port}"],
+            done = subprocess.run(
+                [PYTHON, Path(__file__).with_name("triton_calls.py"), *targets],
                 capture_output=True,
                 text=True,
                 timeout=240,
@@ -41,13 +54,19 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
             )
         finally:
             server.terminate()
-    assert calls.returncode == 0, calls.stderr
-    found: dict[str, object] = json.loads(calls.stdout)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, dict[str, object]] = json.loads(done.stdout)
     return found
+
+
+@pytest.fixture(params=["grpc", "http"])
+def found(request: pytest.FixtureRequest, calls: dict[str, dict[str, object]]) -> dict[str, object]:
+    return calls[request.param]
 
 
 def test_the_server_says_that_it_lives_and_what_it_has(found: dict[str, object]) -> None:
     assert (found["live"], found["ready"], found["model_ready"]) == (True, True, True)
+    assert found["server"] == "upt"
     index = found["index"]
     assert isinstance(index, list)
     assert {each["name"] for each in index} == set(ADAPTERS)
@@ -89,13 +108,43 @@ def test_a_question_is_answered_with_a_span(found: dict[str, object]) -> None:
     assert (squad["start"], squad["end"]) == ([25], [45])
 
 
-def test_an_unknown_model_is_not_found(found: dict[str, object]) -> None:
-    assert found["unknown"] == "StatusCode.NOT_FOUND"
+def test_a_configuration_names_the_labels(found: dict[str, object]) -> None:
+    config = found["config"]
+    assert isinstance(config, dict)
+    assert config["parameters"]["labels"]["string_value"] == "negative,positive"
+    assert [each["data_type"] for each in config["output"]] == ["TYPE_STRING"] + ["TYPE_FP32"] * 2
 
 
-def test_calls_may_be_asynchronous_or_a_stream_in_order(found: dict[str, object]) -> None:
+def test_adapters_are_unloaded_and_loaded(found: dict[str, object]) -> None:
+    unloaded, loaded = found["unloaded"], found["loaded"]
+    assert isinstance(unloaded, list)
+    assert isinstance(loaded, list)
+    assert set(loaded) - set(unloaded) == {"sst2"}
+
+
+def test_statistics_count_what_was_asked(found: dict[str, object]) -> None:
+    inferences = found["inferences"]
+    assert isinstance(inferences, int)
+    assert inferences >= 4
+
+
+@pytest.mark.parametrize(("place", "protocol"), [(0, "grpc"), (1, "http")])
+def test_errors_have_the_statuses_of_their_protocol(
+    calls: dict[str, dict[str, object]], place: int, protocol: str
+) -> None:
+    assert calls[protocol]["errors"] == {case: each[place] for case, each in STATUSES.items()}
+
+
+def test_calls_may_be_asynchronous(found: dict[str, object]) -> None:
     assert found["async"] == {"label": ["positive", "negative"]}
-    stream = found["stream"]
+
+
+def test_tensors_may_stand_in_the_json(calls: dict[str, dict[str, object]]) -> None:
+    assert calls["http"]["all in JSON"] == {"label": ["positive", "negative"]}
+
+
+def test_a_stream_is_answered_in_order(calls: dict[str, dict[str, object]]) -> None:
+    stream = calls["grpc"]["stream"]
     assert isinstance(stream, list)
     assert (stream[0], stream[2]) == ("sst2", "cola")
     assert "no adapter nobody" in stream[1]

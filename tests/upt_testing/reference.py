@@ -54,7 +54,7 @@ def reference_hidden_states(
     (``encoder.layer.0.attention.self.query.weight``), ``tensors`` those of ``upt_zoo.layout``.
     Steps 1 to 7; a row without ``type_ids`` is all of type 0.
     """
-    row = _Row(
+    row = RowReference(
         backbone={name: tensor.double() for name, tensor in backbone.items()},
         spec=spec,
         tensors={name: tensor.double() for name, tensor in tensors.items()},
@@ -68,7 +68,9 @@ def reference_hidden_states(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
+class RowReference:
+    """One row's steps 1 to 7, each a method."""
+
     backbone: Mapping[str, Tensor]
     spec: AdapterSpec
     tensors: Mapping[str, Tensor]

@@ -39,7 +39,8 @@ TIMEOUT_S = 30.0  # far beyond what anything here takes; only a hanging test mee
 class FakeRunner:
     """Answers with a function of adapter and ids, so that an answer given to another row shows.
 
-    ``hold`` makes it stop inside each batch until ``release``; ``batches`` is what it was given.
+    ``hold`` makes it stop inside each batch until ``release``; ``batches`` is what it was given. It
+    raises ``error``, and whenever a row holds ``unlucky_id``.
     """
 
     name = "fake"
@@ -47,6 +48,7 @@ class FakeRunner:
     def __init__(self) -> None:
         self.batches: list[list[Row]] = []
         self.error: Exception | None = None
+        self.unlucky_id: int | None = None
         self._free = threading.Event()
         self._free.set()
         self._entered = threading.Semaphore(0)
@@ -71,6 +73,8 @@ class FakeRunner:
         assert self._free.wait(TIMEOUT_S), "the runner was never released"
         if self.error is not None:
             raise self.error
+        if any(self.unlucky_id in row.ids for row in rows):
+            raise RuntimeError("an unlucky row")
         return [expected_logits(row) for row in rows]
 
 
@@ -108,6 +112,7 @@ class Served:
 
     target: str
     http: str
+    admin: str
     engine: Engine
     server: Server
     metrics: Metrics
@@ -150,6 +155,7 @@ async def serving(
         yield Served(
             target=f"127.0.0.1:{ports.grpc}",
             http=f"127.0.0.1:{ports.http}",
+            admin=f"127.0.0.1:{ports.admin}",
             engine=engine,
             server=server,
             metrics=metrics,

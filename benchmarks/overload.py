@@ -1,0 +1,151 @@
+"""What the server does with more than it can: four times its capacity, with deadlines.
+
+    python benchmarks/overload.py [--seconds 20] [--times 4] [--inputs 8] [--deadline 1]
+
+Capacity is what callers get who ask again at once, in calls of ``--inputs`` inputs. Then calls come
+at random times, ``--times`` as many, and nobody tries again. ``goodput`` is what was answered
+before its deadline / capacity. Waiting counts from when a call was due, so it holds the client's
+own delay: client and server share the machine. ``memory`` is the server's, before and while.
+
+A few lines for people go to stderr, JSON to stdout.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+
+from upt_benchmarks.arrivals import answered_per_s, send_at_random
+from upt_benchmarks.machine import this_machine
+from upt_benchmarks.served import (
+    ServerProcess,
+    mixed_texts,
+    named_specs,
+    percentiles,
+    publish_random,
+    running_server,
+)
+from upt_server.client import AsyncClient
+from upt_zoo.backbone import resolve_backbone
+from upt_zoo.errors import UptError
+
+ADAPTERS, ROWS_AT_ONCE, THREADS = 32, 64, 2
+_GOODPUT, _REFUSAL_MS = 0.9, 50.0
+
+
+def main() -> int:
+    """Measure, print."""
+    arguments = _parser().parse_args()
+    with tempfile.TemporaryDirectory(prefix="upt-overload-") as home:
+        names = publish_random(Path(home), named_specs(resolve_backbone(), ADAPTERS))
+        options = ["--precision", arguments.precision, "--threads", str(THREADS)]
+        with running_server(Path(home), [*options, "--preload", ",".join(names)]) as server:
+            measured = asyncio.run(_measure(server, names, arguments))
+    result = {"machine": asdict(this_machine()), "precision": arguments.precision, **measured}
+    text = json.dumps(result, indent=2)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n")
+    print(text)
+    print(_summary(result), file=sys.stderr)
+    return 0
+
+
+async def _measure(
+    server: ServerProcess, names: Sequence[str], arguments: argparse.Namespace
+) -> dict[str, object]:
+    texts, source = mixed_texts(), random.Random(0)
+    ended: Counter[str] = Counter()
+    answered_s: list[float] = []
+    refused_s: list[float] = []
+    memory_mb: list[float] = []
+
+    def inputs() -> list[tuple[str, list[str]]]:
+        return [(source.choice(names), [source.choice(texts)]) for _ in range(arguments.inputs)]
+
+    async with (
+        AsyncClient(server.target, timeout_s=60) as patient,
+        AsyncClient(server.target, timeout_s=arguments.deadline) as hasty,
+    ):
+
+        async def ask() -> None:
+            await patient.predict_many(inputs())
+
+        async def ask_hastily(due_s: float) -> None:
+            try:
+                await hasty.predict_many(inputs())
+                ended["answered"] += 1
+                answered_s.append(perf_counter() - due_s)
+            except (UptError, TimeoutError) as error:
+                ended[type(error).__name__] += 1
+                if isinstance(error, UptError):
+                    refused_s.append(perf_counter() - due_s)
+
+        async def watch() -> None:
+            while True:
+                memory_mb.append(server.resident_mb())
+                await asyncio.sleep(0.5)
+
+        callers = max(2, ROWS_AT_ONCE // arguments.inputs)
+        await answered_per_s(ask, callers=callers, seconds=2.0)  # warm
+        capacity = await answered_per_s(ask, callers=callers, seconds=arguments.seconds)
+        before_mb = server.resident_mb()
+        watching = asyncio.create_task(watch())
+        started = perf_counter()
+        await send_at_random(
+            ask_hastily, per_s=arguments.times * capacity, seconds=arguments.seconds, seed=1
+        )
+        took_s = perf_counter() - started
+        watching.cancel()
+    return {
+        "inputs_a_call": arguments.inputs,
+        "deadline_s": arguments.deadline,
+        "capacity_rows_per_s": round(capacity * arguments.inputs, 1),
+        "offered_rows_per_s": round(arguments.times * capacity * arguments.inputs, 1),
+        "goodput": round(ended["answered"] / took_s / capacity, 3),
+        "ended": dict(ended),
+        "answered": percentiles(answered_s),
+        "refused": percentiles(refused_s),
+        "memory_mb": {
+            "before": round(before_mb, 1),
+            "first_half": round(max(memory_mb[: len(memory_mb) // 2]), 1),
+            "second_half": round(max(memory_mb[len(memory_mb) // 2 :]), 1),
+        },
+    }
+
+
+def _summary(result: dict[str, object]) -> str:
+    goodput, refused, memory = result["goodput"], result["refused"], result["memory_mb"]
+    assert isinstance(goodput, float)
+    assert isinstance(refused, dict)
+    assert isinstance(memory, dict)
+    good = "met" if goodput >= _GOODPUT else "missed"
+    quick = "met" if refused["p99_ms"] <= _REFUSAL_MS else "missed"
+    return (
+        f"goodput {goodput} of capacity (at least {_GOODPUT}: {good}); refusals after "
+        f"{refused['p50_ms']} ms, p99 {refused['p99_ms']} ms (at most {_REFUSAL_MS:g}: {quick}); "
+        f"memory {memory['before']}, then {memory['first_half']}, {memory['second_half']} MiB"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Offer the server more than it can do.")
+    parser.add_argument("--seconds", type=float, default=20, help="of each measurement")
+    parser.add_argument("--times", type=float, default=4, help="the capacity")
+    parser.add_argument("--inputs", type=int, default=8, help="of a call")
+    parser.add_argument("--deadline", type=float, default=1.0, help="of a call, in seconds")
+    parser.add_argument("--precision", choices=["exact", "fast"], default="exact")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there too")
+    return parser
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(main())
