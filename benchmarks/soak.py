@@ -90,8 +90,7 @@ async def _soak(home: Path, arguments: argparse.Namespace) -> dict[str, object]:
         "happened": dict(mishaps.counts.most_common()),
         "held": {"before": asdict(before), "after": asdict(after)},
         "memory_mb": {
-            "first": round(samples[0], 1),
-            "last": round(samples[-1], 1),
+            "curve": [round(each) for each in samples[:: _SAMPLES // 20]],
             "growth_when_warm": round(growth_mb(samples), 1),
         },
         "faults": faults,

@@ -217,9 +217,9 @@ class Fuzzer:
                 answers.append(answer)  # noqa: PERF401 - what comes before an error counts too
         except grpc.aio.AioRpcError as error:
             code, details = error.code(), str(error.details())
-        self._report.ended[f"{service} {code.name}"] += 1
-        is_bad = code in _BAD and details != _LATE_WRITE
-        if is_bad or any(FAULT.encode() in answer for answer in answers):
+        how = "late write" if details == _LATE_WRITE else code.name
+        self._report.ended[f"{service} {how}"] += 1
+        if (code in _BAD and how == code.name) or any(FAULT.encode() in answer for answer in answers):
             said = f"{method.full_name} {code.name} {details}: {messages!r}"
             self._report.faults.append(said[:2000])
 
