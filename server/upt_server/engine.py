@@ -176,11 +176,15 @@ class Engine:
         loaded = perf_counter()
         rows = self._empty_rows(inputs, held)
         self._batcher.check_admission(rows, ends_at_s - loop.time())
-        encoded = await loop.run_in_executor(self._threads, encode, self._tokenizer, inputs, held)
+        encoded = await loop.run_in_executor(
+            self._threads, encode, self._tokenizer, inputs, held, self.limits.max_rows
+        )
         tokenized = perf_counter()
         self._check_gate_rows(encoded)
-        jobs = self._jobs(encoded)
-        with self.access.place(sum(job.tokens for job in jobs)):
+        tokens = sum(item.tokens for item in encoded)
+        with self.access.place(tokens):
+            self._batcher.check_room(tokens)  # before a job is made of each row
+            jobs = self._jobs(encoded)
             computed = await self._batcher.compute(jobs, time_left_s=ends_at_s - loop.time())
         gates = await self._read_gates(encoded)
         outputs = await loop.run_in_executor(

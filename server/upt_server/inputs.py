@@ -17,11 +17,13 @@ class Limits:
     """How much one call may ask for.
 
     ``max_input_chars`` counts all texts of one input: a document of 100,000 and a question.
+    ``max_rows`` counts the token rows of all inputs: a document of 100,000 has about 90 windows.
     ``max_gate_rows`` counts the rows, or windows, whose gates are asked for.
     """
 
     max_inputs: int = 256
     max_input_chars: int = 101_000
+    max_rows: int = 4096
     max_gate_rows: int = 32
     timeout_s: float = 30.0
 

@@ -25,6 +25,7 @@ _QUANTUM_TOKENS = 64.0
 _SHARES: dict[Priority, float] = {"normal": 1.0, "bulk": 1 / 8}
 # one adapter alone may fill four fifths of the queue, two may fill four ninths each
 _OF_THE_FREE_ROOM = 4
+_FAR_MORE = 4
 
 
 class Waiting(Protocol):
@@ -117,7 +118,9 @@ class FairQueue(Generic[WaitingT]):
     def tokens_before(self, rows: Iterable[Waiting]) -> int:
         """Estimate how many tokens will have been taken when the last of these rows is.
 
-        Theirs are among them; rows that come in later are not known.
+        Theirs are among them. All that waits counts, but where another adapter has far more waiting
+        for its share than these: of that, only what is taken before its turn is over. Where all are
+        about equal nobody may count on overtaking, since whoever was let in before would be late.
         """
         own: dict[_Key, float] = {}
         quanta: dict[_Key, float] = {}
@@ -127,10 +130,10 @@ class FairQueue(Generic[WaitingT]):
             own[key] = own.get(key, flow.tokens if flow else 0.0) + row.tokens
             quanta[key] = _quantum(row)
         turns = max((tokens / quanta[key] for key, tokens in own.items()), default=0.0)
+        others = [flow for key, flow in self._flows.items() if key not in own]
         of_others = sum(
-            min(flow.tokens, turns * flow.quantum)
-            for key, flow in self._flows.items()
-            if key not in own
+            turns * flow.quantum if flow.tokens > _FAR_MORE * turns * flow.quantum else flow.tokens
+            for flow in others
         )
         return int(sum(own.values()) + of_others)
 

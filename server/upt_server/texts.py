@@ -23,7 +23,7 @@ from upt_zoo.answers import (
     scaled,
     span_logits,
 )
-from upt_zoo.errors import InvalidText
+from upt_zoo.errors import InvalidInput, InvalidText
 from upt_zoo.nn.packing import Row
 from upt_zoo.references import Reference
 from upt_zoo.tokenization import Tokenizer, TokenRow
@@ -41,6 +41,12 @@ class Encoded:
     rows: list[TokenRow]
     options: Options
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that the rows add to batches, prompt vectors included."""
+        prompts = len(self.rows) * self.lease.prepared.prompt_length
+        return sum(len(row.ids) for row in self.rows) + prompts
+
     def jobs(self, *, weight: int = 1, priority: Priority = "normal") -> list[Job]:
         """Return the rows as the batcher takes them."""
         adapter = self.lease.prepared
@@ -56,16 +62,22 @@ class Encoded:
 
 
 def encode(
-    tokenizer: Tokenizer, inputs: Sequence[Input], held: Mapping[Reference, Lease]
+    tokenizer: Tokenizer,
+    inputs: Sequence[Input],
+    held: Mapping[Reference, Lease],
+    max_rows: int,
 ) -> list[Encoded]:
     """Tokenise a call; texts that come again in the same format are tokenised once.
 
     Raises:
-        InvalidInput: an option is out of range, or not for this kind of task.
-        InvalidText: the texts are not those of the task, or too long where that is refused.
+        InvalidInput: an option is out of range, or not for this kind of task, or all inputs
+            together have more than ``max_rows`` rows.
+        InvalidText: the texts are not those of the task, or too long where that is refused, or one
+            input alone has more than ``max_rows`` windows.
     """
     known: dict[_Format, list[TokenRow]] = {}
     encoded = []
+    rows = 0
     for index, item in enumerate(inputs):
         lease, options = held[item.adapter], item.options
         kind = lease.stored.spec.head.kind
@@ -74,7 +86,15 @@ def encode(
             texts = order_texts(task, item)
             key = (texts, task.max_tokens, task.stride, kind == "span")
             if key not in known:
-                known[key] = tokenizer.encode(task, texts, is_span=kind == "span")
+                known[key] = tokenizer.encode(
+                    task, texts, is_span=kind == "span", max_rows=max_rows
+                )
+            rows += len(known[key])
+            if rows > max_rows:
+                raise InvalidInput(
+                    f"expected at most {max_rows} rows and windows a call, got {rows} up to this "
+                    f"input; split the call"
+                )
             if options.is_truncation_refused and any(row.is_truncated for row in known[key]):
                 raise InvalidText(
                     f"task {task.name} takes {task.max_tokens} tokens, special tokens included, "

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,25 @@ def test_the_file_holds_no_secret_and_is_its_owners(file: Path) -> None:
     assert token is not None
     assert (token.name, token.scopes, token.adapters) == ("ci", ("predict",), ("*",))
     assert TokenFile(file).find(token.sha256) is None  # the hash opens nothing
+
+
+def test_nobody_else_may_read_the_file_while_it_is_written(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    replace = Path.replace
+
+    def noting(path: Path, target: Path) -> Path:
+        modes.append(stat.S_IMODE(path.stat().st_mode))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", noting)
+    umask = os.umask(0)
+    try:
+        add(file)
+    finally:
+        os.umask(umask)
+    assert modes == [0o600]
 
 
 def test_two_tokens_are_never_alike(file: Path) -> None:
@@ -272,6 +293,49 @@ def test_a_quota_follows_the_file(file: Path) -> None:
     revoke_token(file, "ci")
     access.admit("predict", bearer(add(file)))
     access.count_call()
+
+
+def test_a_call_let_in_long_ago_may_what_the_file_says_now(file: Path) -> None:
+    access = Access(TokenFile(file), clock=lambda: 0.0)
+    secret = add(file, requests_per_second=1)
+    access.admit("predict", bearer(secret))
+    access.count_call()
+    content = json.loads(file.read_text())
+
+    def change(**fields: object) -> None:
+        file.write_text(json.dumps({"tokens": [{**content["tokens"][0], **fields}]}))
+
+    change(adapters=["sst2"], requests_per_second=2)
+    access.count_call()
+    access.count_call()
+    with pytest.raises(Overloaded, match="2 calls a second"):
+        access.count_call()
+    with pytest.raises(Forbidden, match="adapter cola"):
+        access.check_adapters(["cola"])
+    change(scopes=["metadata"])
+    with pytest.raises(Forbidden, match="scope predict"):
+        access.count_call()
+    revoke_token(file, "ci")
+    add(file)  # of that name, but another token
+    with pytest.raises(Unauthenticated):
+        access.count_call()
+
+
+def test_open_streams_are_bounded_for_each_token(file: Path) -> None:
+    access = Access(TokenFile(file))
+    secret = add(file)
+    access.admit("predict", bearer(secret))
+    with ExitStack() as streams:
+        for _ in range(64):
+            streams.enter_context(access.stream())
+        with pytest.raises(Overloaded, match="quota of ci: 64 streams are open"), access.stream():
+            pass
+        access.admit("predict", bearer(add(file, "other")))
+        with access.stream():
+            pass
+    access.admit("predict", bearer(secret))
+    with access.stream():
+        pass
 
 
 def test_tokens_of_text_that_wait_are_bounded_for_each_caller(file: Path) -> None:

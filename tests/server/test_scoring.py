@@ -29,6 +29,7 @@ from upt_zoo.errors import (
     Corrupt,
     InvalidInput,
     InvalidText,
+    Overflowed,
     Overloaded,
     Unavailable,
     UptError,
@@ -105,6 +106,15 @@ def test_a_row_too_large_for_any_server_is_not_sent(tmp_path: Path) -> None:
     assert str(row) == "expected at most 2097152 bytes of text, got 3000000"
 
 
+def test_a_long_cell_is_not_the_end_of_the_file(tmp_path: Path) -> None:
+    cells = ["x" * 200_000, "y" * 3_000_000, "last"]
+    assert rows_of(tmp_path / "rows.csv", "\n".join(["a", *cells]).encode(), "a") == [
+        ("x" * 200_000,),
+        "expected at most 2097152 bytes of text, got 3000000",
+        ("last",),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
@@ -112,6 +122,7 @@ def test_a_row_too_large_for_any_server_is_not_sent(tmp_path: Path) -> None:
         ("rows.csv", b"x,x\n1,2\n", "expected one column x, got x, x"),
         ("rows.csv", b"", "got an empty file"),
         ("rows.csv", b'x\n"a" b\n', "line 2: "),
+        ("rows.csv", b'x\n"' + b"a" * (16 * 1024**2 + 1), "line 2: field larger than"),
         ("rows.txt", b"", r"ends in \.jsonl or \.csv"),
     ],
 )
@@ -264,16 +275,20 @@ async def test_bad_rows_have_lines_that_say_why() -> None:
             raise InvalidText("inputs[0]: too long")
         if text == "fault":
             raise UptError("a fault of the server")
+        if text == "overflow":
+            raise Overflowed("inputs[0]: expected finite logits")
         return output_of(text)
 
-    rows: list[ScoredRow] = [("refused",), InvalidText("expected UTF-8"), ("fault",), ("good",)]
+    rows: list[ScoredRow] = [("refused",), InvalidText("expected UTF-8"), ("fault",)]
+    rows += [("overflow",), ("good",)]
     lines = [json.loads(line) for line in await scored(ask, rows)]
-    assert lines[:3] == [
+    assert lines[:4] == [
         {"row": 1, "error": "INVALID_TEXT", "message": "too long"},
         {"row": 2, "error": "INVALID_TEXT", "message": "expected UTF-8"},
         {"row": 3, "error": "UPT_ERROR", "message": "a fault of the server"},
+        {"row": 4, "error": "OVERFLOWED", "message": "expected finite logits"},
     ]
-    assert lines[3]["value"] == 4
+    assert lines[4]["value"] == 4
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), Unavailable("away"), TimeoutError("late")])
@@ -308,7 +323,9 @@ async def test_a_server_that_stays_away_ends_the_job_after_the_lines_before_it()
     assert [json.loads(line)["row"] for line in lines] == [1]
 
 
-@pytest.mark.parametrize("error", [AdapterNotFound("gone"), WrongBackbone("another")])
+@pytest.mark.parametrize(
+    "error", [AdapterNotFound("gone"), WrongBackbone("another"), Corrupt("damaged")]
+)
 async def test_what_no_row_would_survive_ends_the_job(error: Exception) -> None:
     def ask(_: str) -> Output:
         raise error

@@ -19,10 +19,15 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from starlette.applications import Starlette
 from starlette.routing import Route
+from starlette.types import Message as HttpMessage
+from starlette.types import Receive, Scope, Send
 
 from upt_protos.oip import open_inference_pb2 as oip
 from upt_protos.v1 import admin_pb2, inference_pb2
 from upt_server import http_calls
+from upt_server.access import callers
+from upt_server.access.callers import Access
+from upt_server.access.http_guard import HttpGuard
 from upt_server.access.scopes import GRPC_NEEDS, need_of_path
 from upt_server.access.tokens import Token, add_token
 from upt_server.client import AsyncClient
@@ -96,6 +101,7 @@ FOR_COLA: dict[str, Message] = {
 # these show what the caller may ask, name no adapter, or answer each request of a stream
 NAME_NONE = {
     REFLECTION,
+    "/grpc.health.v1.Health/Watch",
     "/upt.v1.Inference/ListAdapters",
     "/upt.v1.Inference/PredictStream",
     "/upt.v1.Admin/ListResident",
@@ -202,6 +208,34 @@ async def test_every_rpc_needs_its_scope_and_no_other(
             is_denied = need not in ("open", scope)
             assert (code is grpc.StatusCode.PERMISSION_DENIED) == is_denied, (method, scope, code)
             assert code not in DENIED - {grpc.StatusCode.PERMISSION_DENIED}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/grpc.health.v1.Health/Watch",
+        "/upt.v1.Inference/PredictStream",
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+    ],
+)
+async def test_a_token_has_so_many_streams_open_and_no_more(
+    served: Served, secrets: dict[str, str], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(callers, "_MAX_STREAMS", 1)
+    watch = "/grpc.health.v1.Health/Watch"
+    metadata = [("authorization", f"Bearer {secrets['all']}")]
+    async with grpc.aio.insecure_channel(served.target) as channel:
+        ask: Raw = channel.stream_stream(watch)
+        call = ask(iter([b""]), metadata=metadata, timeout=TIMEOUT_S)
+        assert await call.read() is not grpc.aio.EOF  # so it is open
+        code = await code_of(served.target, method, secrets["all"])
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await code_of(served.target, watch, secrets["metadata"]) is grpc.StatusCode.OK
+        call.cancel()
+    async with asyncio.timeout(TIMEOUT_S):  # the server hears of it a little later
+        again = (served.target, method, secrets["all"])
+        while await code_of(*again) is not grpc.StatusCode.OK:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def test_only_who_may_do_everything_drains(served: Served, secrets: dict[str, str]) -> None:
@@ -357,13 +391,21 @@ def routes(served: Served) -> list[tuple[str, str]]:
 
 
 async def ask(
-    served: Served, verb: str, path: str, secret: str | None, data: bytes | None = None
+    served: Served,
+    verb: str,
+    path: str,
+    secret: str | None,
+    data: bytes | None = None,
+    *,
+    origin: str | None = None,
 ) -> tuple[int, dict[str, str], str]:
     request = Request(f"http://{served.http}{path}", method=verb)
     if verb == "POST":
         request.data = data or b"{}"
     if secret is not None:
         request.add_header("authorization", f"Bearer {secret}")
+    if origin is not None:
+        request.add_header("origin", origin)
 
     def fetch() -> tuple[int, dict[str, str], str]:
         try:
@@ -448,6 +490,18 @@ async def test_without_tokens_nobody_from_elsewhere_loads_or_unloads(
         assert code is grpc.StatusCode.OK
 
 
+async def test_without_tokens_no_page_in_a_browser_loads_or_unloads(
+    store: Store, backbone: Backbone, fake: FakeRunner
+) -> None:
+    settings = make_settings(store.root, has_model_control=True)
+    async with serving(settings, backbone, fake) as served:
+        path = "/v2/repository/models/cola/load"
+        assert (await ask(served, "POST", path, None))[0] == 200
+        status, _, text = await ask(served, "POST", path, None, origin="http://evil.example")
+        assert (status, "--tokens" in text) == (403, True)
+        assert (await ask(served, "GET", "/readyz", None, origin="http://evil.example"))[0] == 200
+
+
 # the audit log, and what callers write into logs and metrics
 
 
@@ -482,6 +536,29 @@ async def test_every_call_of_an_operator_leaves_one_line(
     ]
     assert all(str(each["time"]).endswith("+00:00") for each in lines)
     assert all("127.0.0.1" in str(each["peer"]) for each in lines)
+
+
+async def test_a_call_of_an_operator_who_leaves_is_audited_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def never(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def receive() -> HttpMessage:
+        return {"type": "http.disconnect"}
+
+    async def send(message: HttpMessage) -> None:
+        raise AssertionError(message)
+
+    guard = HttpGuard(
+        http_calls.LeaverWatch(never), access=Access(), refuse=http_calls.respond_error
+    )
+    path = "/v2/repository/models/cola/load"
+    await guard({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send)
+    lines = audit_lines(caplog)
+    assert [(each["what"], each["result"]) for each in lines] == [(f"POST {path}", "CANCELLED")]
 
 
 EVIL = 'x"} 1\nupt_evil 2\r\n{"who": "root"}\x1b[2J'

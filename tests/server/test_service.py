@@ -119,6 +119,42 @@ async def test_a_mixed_call_is_one_forward_pass_of_five_adapters(ask: Asker) -> 
     assert "upt_batch_distinct_adapters_count 1.0" in metrics
 
 
+@pytest.mark.parametrize(
+    ("repeats", "adapters", "message", "field"),
+    [
+        (60, 1, "expected at most 20 windows, got 30 of 5 tokens", "inputs[0].adapters[0]"),
+        (10, 8, "expected at most 20 rows and windows a call, got 25 ", "inputs[0].adapters[4]"),
+    ],
+)
+async def test_tiny_windows_are_counted_before_they_are_cut_and_over_the_call(
+    store: Store,
+    backbone: Backbone,
+    runner: TorchRunner,
+    *,
+    repeats: int,
+    adapters: int,
+    message: str,
+    field: str,
+) -> None:
+    tiny = pb.Input(
+        adapters=["squad"] * adapters,
+        texts=["who wrote", "man " * repeats],
+        options=pb.Options(max_tokens=8, stride=1),
+    )
+    settings = make_settings(store.root, limits=Limits(max_rows=20))
+    async with (
+        serving(settings, backbone, runner) as served,
+        grpc.aio.insecure_channel(served.target) as channel,
+    ):
+        error = await Asker(served, channel).refusal(tiny)
+        assert error.code() == StatusCode.INVALID_ARGUMENT
+        assert message in (error.details() or "")
+        violation = detail_of(error, error_details_pb2.BadRequest).field_violations[0]
+        assert violation.field == field
+        tiny.texts[1], tiny.adapters[:] = "man " * 10, ["squad"]
+        assert (await Asker(served, channel).call(tiny)).outputs[0].windows == 5
+
+
 async def test_each_input_is_answered_by_the_adapter_it_names(ask: Asker, store: Store) -> None:
     response = await ask.call(*MIXED)
     for given, output in zip(MIXED, response.outputs, strict=True):

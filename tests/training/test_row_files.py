@@ -62,6 +62,11 @@ def test_any_text_comes_back_from_cells(texts: list[str]) -> None:
     assert list(rows_of(Path("a.csv"), as_cells(rows))) == rows
 
 
+def test_a_cell_may_be_a_whole_book() -> None:
+    rows = [{"text": "x" * 200_000, "label": "good"}, {"text": "y", "label": "bad"}]
+    assert list(rows_of(Path("a.csv"), as_cells(rows))) == rows
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [

@@ -219,7 +219,8 @@ class Fuzzer:
             code, details = error.code(), str(error.details())
         how = "late write" if details == _LATE_WRITE else code.name
         self._report.ended[f"{service} {how}"] += 1
-        if (code in _BAD and how == code.name) or any(FAULT.encode() in answer for answer in answers):
+        is_fault = any(FAULT.encode() in answer for answer in answers)
+        if (code in _BAD and how == code.name) or is_fault:
             said = f"{method.full_name} {code.name} {details}: {messages!r}"
             self._report.faults.append(said[:2000])
 

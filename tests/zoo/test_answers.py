@@ -21,7 +21,7 @@ from upt_zoo.answers import (
     best_spans,
     span_logits,
 )
-from upt_zoo.errors import Corrupt
+from upt_zoo.errors import Overflowed
 from upt_zoo.spec import Head
 from upt_zoo.tokenization import TokenRow
 
@@ -122,7 +122,7 @@ def test_what_is_not_a_number_is_no_answer(head: Head, number: float) -> None:
     shape = (2, 2) if head.kind == "span" else (head.outputs,)
     logits = np.zeros(shape, np.float32)
     logits[..., 0] = number
-    with pytest.raises(Corrupt, match="expected finite logits"):
+    with pytest.raises(Overflowed, match="expected finite logits"):
         answer(tiny_spec(head=head), ("q", "a film"), [row([None, (0, 1)])], [logits])
 
 

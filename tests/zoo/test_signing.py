@@ -22,7 +22,7 @@ from upt_testing.commands import Run
 from upt_testing.fake_registry import FakeRegistry, manifest_route, running_fake
 from upt_testing.registries import Registry, need, running_registry
 from upt_testing.stores import publish, resolve
-from upt_zoo.errors import Corrupt, InvalidInput, Untrusted
+from upt_zoo.errors import Corrupt, InvalidInput, Unavailable, Untrusted
 from upt_zoo.keys import PrivateKey, PublicKey, signer_of
 from upt_zoo.local import tags
 from upt_zoo.local.recovery import rebuild
@@ -467,6 +467,30 @@ def test_no_other_spelling_gets_around_a_rule(
     named = demand("oci://registry.example.com/team", ours)
     assert named._check_of("oci://registry.example.com:443/team", "tiny") is not None
     assert named._check_of("oci://registry.example.com/team2", "tiny") is None
+
+
+def test_a_rule_may_name_a_single_adapter(home: Store, ours: Keys, tmp_path: Path) -> None:
+    there = Store(tmp_path / "there")
+    stored = publish(there)
+    place = there.root.as_uri()
+    reference = Reference.parse(f"{place}/tiny")
+    with pytest.raises(Untrusted):
+        demand(f"{place}/tiny", ours).pull(reference, home)
+    assert demand(f"{place}/tin", ours).pull(reference, home) == stored
+    team = "oci://registry.example.com/team"
+    for remote, name in ((team, "sst2"), ("oci://registry.example.com:443/team", "sst2")):
+        assert demand(f"{team}/sst2", ours)._check_of(remote, name) is not None
+    assert demand(f"{team}/sst2", ours)._check_of(team, "sst22") is None
+    assert demand("oci://host/tiny", ours)._check_of("oci://host/", "tiny") is not None
+
+
+def test_another_librarys_checkpoint_is_refused_where_signatures_are_required(ours: Keys) -> None:
+    for rule in ("hf://owner", "hf://Owner/Lora"):
+        strict = Remotes(trusted_keys={rule: (ours.public,)}, is_offline=True)
+        with pytest.raises(Untrusted, match="owner/lora: expected a signature"):
+            strict.fetch_checkpoint("hf://owner/lora")
+        with pytest.raises(Unavailable, match="offline"):
+            strict.fetch_checkpoint("hf://other/lora")
 
 
 def test_the_settings_name_keys_beside_themselves(

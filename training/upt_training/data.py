@@ -148,11 +148,19 @@ def hold_out(
     """Split into (train, holdout) of about ``rows`` examples, drawn by ``seed``.
 
     Examples that share a text, or that others join by shared texts, stay together: the holdout is
-    then as foreign to the training as a dev file is.
+    then as foreign to the training as a dev file is. A group of more than ``rows`` is learnt from.
+
+    Raises:
+        InvalidSpec: all groups are larger.
     """
     group_of = _groups(examples)
     sizes = Counter(group_of)
-    order = sorted(sizes)
+    order = sorted(group for group, size in sizes.items() if size <= rows)
+    if rows and not order:
+        raise InvalidSpec(
+            f"holdout_rows: expected {min(sizes.values())} or more, since rows that share a text "
+            f"stay together, got {rows}; leave it out to learn from all rows"
+        )
     random.Random(f"holdout/{seed}").shuffle(order)
     held: set[int] = set()
     count = 0

@@ -15,6 +15,7 @@ from upt_zoo.errors import InvalidInput
 
 Row = Mapping[str, object]
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+_MAX_CELL_CHARS = 2**31 - 1  # the most that csv takes everywhere; the file is in memory anyway
 
 
 def rows_of(file: Path, data: bytes) -> Iterator[Row]:
@@ -62,6 +63,7 @@ def _cell_rows(file: Path, data: bytes, *, delimiter: str) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise InvalidInput(f"{file}, line {line}: expected UTF-8 ({error.reason})") from error
+    csv.field_size_limit(_MAX_CELL_CHARS)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     number = 0
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from upt_zoo.errors import Corrupt
+from upt_zoo.errors import Overflowed
 from upt_zoo.spec import AdapterSpec, Head
 from upt_zoo.tokenization import TokenRow
 
@@ -69,10 +69,10 @@ def answer(
     ``logits[i]`` belongs to ``rows[i]``: [outputs], or [token, 2] for spans.
 
     Raises:
-        Corrupt: a logit is not finite: the adapter's numbers are too large for this backbone.
+        Overflowed: a logit is not finite: the adapter's numbers are too large for this backbone.
     """
     if not all(np.isfinite(values).all() for values in logits):
-        raise Corrupt(
+        raise Overflowed(
             "expected finite logits, got others: the adapter's numbers overflow; train it again, "
             "or serve another version"
         )

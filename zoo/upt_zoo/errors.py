@@ -15,6 +15,7 @@ and what to do. The edges (command line, RPC) translate the class, never the tex
     │   └── DataNotFound
     ├── Conflict                the name is taken by other bytes
     ├── Corrupt                 bytes do not match their digest or their format
+    │   ├── Overflowed          an adapter's numbers overflow at an input
     │   └── Untrusted           not signed by a key that is trusted
     ├── Forbidden               who calls may not do this
     │   └── Unauthenticated     and is not known
@@ -69,6 +70,10 @@ class Conflict(UptError):
 
 class Corrupt(UptError):
     """Bytes do not match their digest, their layout or their format."""
+
+
+class Overflowed(Corrupt):
+    """An adapter's numbers overflow at an input; others may well have an answer."""
 
 
 class Untrusted(Corrupt):

@@ -6,10 +6,11 @@ text could drive the terminal, are dropped everywhere.
 Exit codes (those of sysexits.h, 2 for a wrong command line):
 
     0   done                                64  InvalidInput
-    65  Corrupt                             66  NotFound
-    69  Unavailable                         70  anything that is a fault of upt
-    73  Conflict                            74  the operating system refused (OSError)
-    75  Overloaded                          77  Forbidden
+    65  Corrupt                             65  Overflowed
+    66  NotFound                            69  Unavailable
+    70  anything that is a fault of upt     73  Conflict
+    74  the operating system refused        75  Overloaded
+        (OSError)                           77  Forbidden
 """
 
 import sys
@@ -24,6 +25,7 @@ from upt_zoo.errors import (
     Forbidden,
     InvalidInput,
     NotFound,
+    Overflowed,
     Overloaded,
     Unavailable,
     UptError,
@@ -34,6 +36,7 @@ _MANY_ROWS = 500  # rich takes half a millisecond a row to find out how wide it 
 EXIT_CODES: dict[type[Exception], int] = {
     InvalidInput: 64,
     Corrupt: 65,
+    Overflowed: 65,
     NotFound: 66,
     Unavailable: 69,
     Conflict: 73,

@@ -42,14 +42,22 @@ class Tokenizer:
             pair: self._tokenizer.num_special_tokens_to_add(pair) for pair in (False, True)
         }
 
-    def encode(self, task: TaskInput, texts: tuple[str, ...], *, is_span: bool) -> list[TokenRow]:
+    def encode(
+        self,
+        task: TaskInput,
+        texts: tuple[str, ...],
+        *,
+        is_span: bool,
+        max_rows: int | None = None,
+    ) -> list[TokenRow]:
         """Encode one input of the task; one row, or for spans one row a window.
 
         Texts stand in the order of ``task.fields``. Over-long classification and regression inputs
         lose tokens from the end of the longer field.
 
         Raises:
-            InvalidText: another number of texts than the task has fields, or half a character.
+            InvalidText: another number of texts than the task has fields, half a character, or
+                more than ``max_rows`` windows, which are counted before any is cut.
         """
         if len(texts) != len(task.fields):
             raise InvalidText(
@@ -64,7 +72,7 @@ class Tokenizer:
         whole = _Whole(encoding)
         room = task.max_tokens - self._specials[len(texts) == 2]
         if is_span:
-            return whole.windows(room, task.stride or room // 3)
+            return whole.windows(room, task.stride or room // 3, max_rows)
         return [whole.row(room)]
 
 
@@ -94,13 +102,18 @@ class _Whole:
         kept = self._join(self._first[:first], self._second[:second])
         return self._cut(kept, is_truncated=is_truncated)
 
-    def windows(self, room: int, stride: int) -> list[TokenRow]:
+    def windows(self, room: int, stride: int, max_rows: int | None) -> list[TokenRow]:
         """Cut rows that together hold the whole second field, ``stride`` of its tokens twice."""
         # half of the room at most for the first field, so that each window moves forward
         first = self._first[: room // 2]
         size = room - len(first)
         stride = min(stride, size // 2)
         starts = range(0, max(1, len(self._second) - stride), size - stride)
+        if max_rows is not None and len(starts) > max_rows:
+            raise InvalidText(
+                f"expected at most {max_rows} windows, got {len(starts)} of {room} tokens beside "
+                f"the special ones; shorten the text, or ask for longer windows that overlap less"
+            )
         windows = (self._join(first, self._second[start : start + size]) for start in starts)
         return [
             replace(

@@ -8,7 +8,7 @@ forget to hand it on. Owned by the event loop; it knows no protocol but the form
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 from upt_server.access.quotas import RateLimit
@@ -19,6 +19,7 @@ from upt_zoo.errors import Forbidden, InvalidInput, Overloaded, Unauthenticated
 
 _SCHEME = "bearer "
 _MAX_SECRET_CHARS = 256
+_MAX_STREAMS = 64  # of one token; all calls together are bounded too
 _SAID = "expected `authorization: Bearer TOKEN` with a token of this server"
 
 
@@ -50,6 +51,7 @@ class _Usage:
     def __init__(self, rate: RateLimit | None) -> None:
         self.rate = rate
         self.queued_tokens = 0
+        self.streams = 0
 
 
 class Access:
@@ -97,10 +99,7 @@ class Access:
             request_key=request_key,
             priority=_read_priority(priority),
         )
-        scopes = caller.token.scopes if caller.token else self._scopes_of_anybody
-        if need not in scopes:
-            remedy = "use another token" if caller.token else "start the server with --tokens"
-            raise Forbidden(f"this call needs the scope {need}; {remedy}")
+        self._check_scope(caller, need)
         if need != "predict":  # those are counted one by one, since a stream has many
             self._count(caller)
         _CALLER.set((self, caller))
@@ -145,12 +144,47 @@ class Access:
             raise Forbidden("this call tells of all adapters; use a token for *")
 
     def count_call(self) -> None:
-        """Count one call of the caller against its rate.
+        """Count one prediction of the caller against its rate, by what the tokens say now.
+
+        A stream may have been let in long ago.
 
         Raises:
+            Forbidden: its token no longer has the scope.
             Overloaded: it has made too many; the error says when the next one is let through.
+            Unauthenticated: its token has been revoked.
+            Unavailable: the tokens cannot be read.
         """
-        self._count(self.caller())
+        caller = self.caller()
+        if self._tokens is not None and caller.token is not None:
+            token = self._tokens.find_hash(caller.token.sha256)
+            if token is None:
+                raise Unauthenticated(_SAID)
+            caller = replace(caller, token=token)
+            _CALLER.set((self, caller))
+        self._check_scope(caller, "predict")
+        self._count(caller)
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Hold the caller's place for one open stream; who has no token is not bounded.
+
+        Raises:
+            Overloaded: the caller has too many open.
+        """
+        caller = self.caller()
+        if caller.token is None:
+            yield
+            return
+        usage = self._usage_of(caller)
+        if usage.streams >= _MAX_STREAMS:
+            raise Overloaded(
+                f"over the quota of {caller.name}: {_MAX_STREAMS} streams are open; close one"
+            )
+        usage.streams += 1
+        try:
+            yield
+        finally:
+            usage.streams -= 1
 
     @contextmanager
     def place(self, tokens: int) -> Iterator[None]:
@@ -192,6 +226,12 @@ class Access:
         if token is None:
             raise Unauthenticated(_SAID)
         return token
+
+    def _check_scope(self, caller: Caller, need: Scope) -> None:
+        scopes = caller.token.scopes if caller.token else self._scopes_of_anybody
+        if need not in scopes:
+            remedy = "use another token" if caller.token else "start the server with --tokens"
+            raise Forbidden(f"this call needs the scope {need}; {remedy}")
 
     def _count(self, caller: Caller) -> None:
         rate = self._usage_of(caller).rate if caller.token else None

@@ -1,6 +1,7 @@
 """The one place that every call of every gRPC service comes through."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -61,8 +62,45 @@ class GrpcGuard(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         handler = refusing_undecodable(handler)
+        if handler.response_streaming and caller is not None:
+            return self._bounded(handler)
         is_audited = need == "admin" and handler.unary_unary
         return _audited(handler, method, caller) if is_audited else handler
+
+    def _bounded(self, handler: _Handler) -> _Handler:
+        """Make a handler whose calls hold one of the caller's places for streams."""
+        # the types know blocking servers only
+        write = cast("Callable[[Any, _Context], Awaitable[None]]", handler.unary_stream)
+        answer = cast("Callable[[Any, _Context], AsyncIterator[Any]]", handler.stream_stream)
+
+        async def call_writing(request: Any, context: _Context) -> None:
+            async with self._stream(context):
+                await write(request, context)
+
+        async def call(requests: AsyncIterator[Any], context: _Context) -> AsyncIterator[Any]:
+            async with self._stream(context):
+                async for response in answer(requests, context):
+                    yield response
+
+        make, behaviour = (
+            (grpc.stream_stream_rpc_method_handler, call)
+            if handler.request_streaming
+            else (grpc.unary_stream_rpc_method_handler, call_writing)
+        )
+        return cast("Callable[[Any, Any, Any], _Handler]", make)(
+            behaviour, handler.request_deserializer, handler.response_serializer
+        )
+
+    @asynccontextmanager
+    async def _stream(self, context: _Context) -> AsyncIterator[None]:
+        with ExitStack() as places:
+            async with ending_with_a_status(context):
+                try:
+                    places.enter_context(self._access.stream())
+                except UptError as error:
+                    self._refused(statuses.code_of(error))
+                    raise
+            yield
 
 
 def _refusal(error: UptError, audited_method: str | None) -> _Handler:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from grpc import StatusCode
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,7 +12,7 @@ from upt_server.access import audit
 from upt_server.access.callers import Access, Caller
 from upt_server.access.grpc_guard import PRIORITY, REQUEST_KEY
 from upt_server.access.scopes import Need, need_of_path
-from upt_zoo.errors import UptError
+from upt_zoo.errors import Forbidden, UptError
 
 
 class HttpGuard:
@@ -44,8 +45,25 @@ class HttpGuard:
             await response(scope, receive, send)
             return
         if need == "admin":
-            send = _audited(scope, caller, send)
-        await self._app(scope, receive, send)
+            await self._call_audited(caller, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _call_audited(
+        self, caller: Caller | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        result = StatusCode.CANCELLED.name
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal result
+            if message["type"] == "http.response.start":
+                result = str(message["status"])
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        finally:
+            _record(scope, caller, result)
 
     def _admit(self, need: Need, scope: Scope) -> Caller | None:
         headers = Headers(scope=scope)
@@ -56,18 +74,12 @@ class HttpGuard:
             keys[0] if keys else None,
             priority=headers.get(PRIORITY, "normal"),
         )
+        is_anybody = caller is not None and caller.token is None
+        if need == "admin" and is_anybody and "origin" in headers:
+            raise Forbidden("a page in a browser may not ask this; start the server with --tokens")
         if scope["path"] == "/metrics":  # their labels name adapters
             self._access.check_all_adapters()
         return caller
-
-
-def _audited(scope: Scope, caller: Caller | None, send: Send) -> Send:
-    async def send_and_record(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            _record(scope, caller, str(message["status"]))
-        await send(message)
-
-    return send_and_record
 
 
 def _record(scope: Scope, caller: Caller | None, result: str) -> None:

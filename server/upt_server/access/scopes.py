@@ -13,7 +13,7 @@ _OPEN_INFERENCE = "/inference.GRPCInferenceService"
 GRPC_NEEDS: dict[str, Need] = {
     "/grpc.health.v1.Health/Check": "open",
     "/grpc.health.v1.Health/List": "open",
-    "/grpc.health.v1.Health/Watch": "open",
+    "/grpc.health.v1.Health/Watch": "metadata",  # never ends, so it holds a place
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "metadata",
     "/upt.v1.Inference/Predict": "predict",
     "/upt.v1.Inference/PredictStream": "predict",

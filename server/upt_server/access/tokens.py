@@ -108,14 +108,22 @@ class TokenFile:
         Raises:
             Unavailable: the file cannot be read, so nobody can be told apart.
         """
+        return self.find_hash(_hash(secret))
+
+    def find_hash(self, sha256: str) -> Token | None:
+        """Return the token whose secret has this hash, as the file has it now.
+
+        Raises:
+            Unavailable: the file cannot be read, so nobody can be told apart.
+        """
         try:
             tokens = self.tokens()
         except InvalidInput as error:
             _LOGGER.error("%s", error)
             raise Unavailable("the server cannot read its tokens; its log says more") from error
-        hashed, found = _hash(secret), None
+        found = None
         for token in tokens:  # to the end, whatever is found
-            if hmac.compare_digest(token.sha256, hashed):
+            if hmac.compare_digest(token.sha256, sha256):
                 found = token
         return found
 
@@ -168,8 +176,7 @@ def _read(path: Path) -> _Tokens:
 def _write(path: Path, tokens: tuple[Token, ...]) -> None:
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else stat.S_IRUSR | stat.S_IWUSR
     text = _Tokens(tokens=tokens).model_dump_json(indent=2, exclude_defaults=True)
-    replace_file(path, text.encode() + b"\n")
-    path.chmod(mode)
+    replace_file(path, text.encode() + b"\n", mode)
 
 
 def _hash(secret: str) -> str:

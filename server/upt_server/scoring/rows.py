@@ -11,6 +11,7 @@ from upt_zoo.errors import InvalidInput, InvalidText
 ScoredRow = tuple[str, ...] | InvalidText  # the texts in the order of the columns, or why not
 SUFFIXES = (".jsonl", ".csv")
 _MAX_ROW_BYTES = 2 * 1024**2  # far beyond what a server takes, far below what gRPC refuses
+_MAX_CELL_CHARS = 8 * _MAX_ROW_BYTES  # what is longer looks like a quote that is never closed
 
 
 def read_rows(file: Path, columns: Sequence[str]) -> Iterator[ScoredRow]:
@@ -51,6 +52,7 @@ def _texts_of(line: bytes, columns: Sequence[str]) -> ScoredRow:
 def _cell_rows(file: Path, columns: Sequence[str]) -> Iterator[ScoredRow]:
     # what is no UTF-8 becomes half characters, which ``_checked`` finds in its row
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        csv.field_size_limit(_MAX_CELL_CHARS)
         reader = csv.reader(lines, strict=True)
         try:
             header = next(reader, [])

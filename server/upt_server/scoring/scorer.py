@@ -13,6 +13,7 @@ from upt_zoo.errors import (
     InvalidInput,
     InvalidReference,
     InvalidSpec,
+    Overflowed,
     Overloaded,
     Unavailable,
     UptError,
@@ -23,14 +24,16 @@ Ask = Callable[[tuple[str, ...]], Awaitable[Output]]
 _AHEAD = 4  # rows for each one at work that may be answered before the first unwritten one
 _ATTEMPTS = 10  # without any row's answer in between: more than a minute
 _PAUSES_S = (0.5, 15.0)  # the first and the longest
+_OF_A_ROW = (InvalidInput, Overflowed)
 _OF_THE_JOB = (InvalidReference, InvalidSpec, WrongBackbone)  # no other row would fare better
 
 
 class Scorer:
     """Scores rows; ``bad_rows`` counts those without an answer.
 
-    A row that is refused gets a line that says why. A server that is overloaded, away or late is
-    asked again until no row at all was answered in ten attempts.
+    A row that is refused, or at which the adapter's numbers overflow, gets a line that says why. A
+    server that is overloaded, away or late is asked again until no row at all was answered in ten
+    attempts.
     """
 
     def __init__(
@@ -83,8 +86,8 @@ class Scorer:
         try:
             return answer_line(number, await self._persist(row))
         except UptError as error:
-            is_refused = isinstance(error, InvalidInput) and not isinstance(error, _OF_THE_JOB)
-            if is_refused or type(error) is UptError:  # the latter: the server failed at this row
+            is_of_row = isinstance(error, _OF_A_ROW) and not isinstance(error, _OF_THE_JOB)
+            if is_of_row or type(error) is UptError:  # the latter: the server failed at this row
                 return self._bad_line(number, error)
             raise
 

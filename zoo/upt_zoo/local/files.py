@@ -16,6 +16,7 @@ from typing import Self
 
 from upt_zoo.errors import Corrupt, Unavailable
 
+_ANY_MODE = 0o666  # less the umask
 _LOCK_POLL_S = 0.02
 _SYNC_THREADS = 16  # a disk joins syncs: 0.2 ms a file where one after the other took 4 ms
 _MAX_PENDING = 256  # files in memory at once
@@ -37,17 +38,26 @@ def read_file(path: Path, max_bytes: int) -> bytes:
         return file.read(max_bytes + 1)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Put a whole file in its place, durably: a reader sees the old bytes or the new ones."""
-    put_file(path, data)
+def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Put a whole file in its place, durably: a reader sees the old bytes or the new ones.
+
+    ``mode`` holds from before the first byte; None leaves it to the process.
+    """
+    put_file(path, data, mode)
     sync_directory(path.parent)
 
 
-def put_file(path: Path, data: bytes) -> None:
+def put_file(path: Path, data: bytes, mode: int | None = None) -> None:
     """Put a whole file in its place; its name is durable after ``sync_directory``."""
+
+    def create(name: str, flags: int) -> int:
+        return os.open(name, flags, _ANY_MODE if mode is None else mode)
+
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=create) as file:
+            if mode is not None:  # the umask may have taken some of it
+                os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

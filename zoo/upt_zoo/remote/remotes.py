@@ -30,7 +30,14 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from upt_zoo.catalogue import EMBEDDED, remote_store
-from upt_zoo.errors import AdapterNotFound, InvalidInput, InvalidReference, Unavailable, UptError
+from upt_zoo.errors import (
+    AdapterNotFound,
+    InvalidInput,
+    InvalidReference,
+    Unavailable,
+    Untrusted,
+    UptError,
+)
 from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.progress import Report, silent
 from upt_zoo.references import Reference, hub_repository, registry_host, repository_prefix
@@ -238,12 +245,19 @@ class Remotes:
             InvalidInput: not allowed, no checkpoint, or the Hub does not let us.
             InvalidReference: not such a source.
             Unavailable: no answer in time, or we are offline.
+            Untrusted: what comes from there must be signed, which no such checkpoint is.
         """
         from upt_zoo.remote.checkpoints import fetch_checkpoint, parse_checkpoint
 
         repository, revision = parse_checkpoint(source)
         remote = f"hf://{repository}"
         self._check_allowed(remote)
+        if self._trusted_keys_of(_place(remote)) is not None:
+            raise Untrusted(
+                f"{remote}: expected a signature, as remotes.toml requires of what comes from "
+                f"there, but another library's checkpoint has none; import a copy that you trust "
+                f"from a directory"
+            )
         directory, commit = fetch_checkpoint(self._hub(remote), repository, revision)
         return directory, f"{remote}@{commit}"
 
@@ -265,19 +279,24 @@ class Remotes:
 
     def _check_of(self, remote: str, name: str) -> TrustCheck | None:
         """Return what looks at the signatures of an adapter from a remote; None if nothing does."""
-        place = _place(remote, name)
-        governing = [each for each in self.trusted_keys if _is_below(place, _place(each))]
-        if not governing:
+        paths = self._trusted_keys_of(_place(remote, name))
+        if paths is None:
             return None
         from upt_zoo.keys import PublicKey, signer_of  # a large library: only where there are keys
 
-        nearest = max(governing, key=lambda each: len(_place(each)))
-        keys = [PublicKey.read(path) for path in self.trusted_keys[nearest]]
+        keys = [PublicKey.read(path) for path in paths]
 
         def check(reference: str, digest: str, signatures: Sequence[Signature]) -> None:
             signer_of(f"{remote}/{reference}", digest, signatures, keys)
 
         return check
+
+    def _trusted_keys_of(self, place: str) -> tuple[Path, ...] | None:
+        """Return the keys of the rule furthest down that governs a place; None if none does."""
+        governing = [each for each in self.trusted_keys if _is_below(place, _place(each))]
+        if not governing:
+            return None
+        return self.trusted_keys[max(governing, key=lambda each: len(_place(each)))]
 
     def _check_allowed(self, remote: str) -> None:
         if not _is_allowed(remote, self.allowed):
@@ -350,14 +369,16 @@ def _is_below(remote: str, other: str) -> bool:
 def _place(remote: str, name: str | None = None) -> str:
     """Spell a remote in one way only, so that no other spelling gets around a rule.
 
-    With the name of an adapter, a Hub's remote is the repository: there are two spellings of it.
+    With the name of an adapter it is the adapter's place; at the Hub that is the repository, of
+    which there are two spellings.
     """
     url = urlsplit(remote)
     if url.scheme == "file":
-        return Path(unquote(url.path)).resolve().as_uri()
+        return (Path(unquote(url.path)).resolve() / (name or "")).as_uri()
     if url.scheme == "oci":
         host = url.netloc.removesuffix(":443").removesuffix(":80")
-        return f"oci://{host}{url.path}"
+        place = f"oci://{host}{url.path}"
+        return f"{place.rstrip('/')}/{name}" if name else place
     if url.scheme == "hf":
         place = f"hf://{hub_repository(remote, name)}" if name else remote
         return place.lower()  # as the Hub does
