@@ -2,27 +2,30 @@
 
 There is no delay timer: while the runner computes a batch, the next one gathers in the queue. Owned
 by the event loop; only ``Runner.run`` leaves it, on a thread of its own. It knows neither texts nor
-adapters beyond their digest. Whose rows come next is said in ``scheduling``, how fast they go and
-which ones fail in ``pace`` and ``isolation``.
+adapters beyond their digest. What comes in is said in ``admission``, whose rows come next in
+``scheduling``, which ones fail in ``isolation``.
 """
 
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import ceil, inf
+from math import inf
 from time import perf_counter
 
+from upt_server.admission import Admission
 from upt_server.isolation import run_isolated
 from upt_server.pace import Pace
 from upt_server.results import BatchFacts
 from upt_server.runner import Runner
 from upt_server.scheduling import Budget, FairQueue, Priority, Waiting
 from upt_zoo.answers import Logits
-from upt_zoo.errors import InvalidInput, Overloaded
 from upt_zoo.nn.packing import Row
 
-_RETRY_BOUNDS_S = (0.05, 30.0)
+_NICENESS = 5  # a third of the loop's weight; measured in docs/decisions/log.md
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +106,9 @@ class Batcher:
         self._runner, self._budget, self._observe = runner, budget, observe
         self._queue = FairQueue[_Entry](max_queue_tokens)
         self._pace = Pace()
+        self._admission = Admission(self._queue, self._pace, budget)
         self._running: asyncio.Future[tuple[list[Logits | Exception], float]] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="upt-runner")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="upt-runner", initializer=_give_way)
 
     @property
     def queue_rows(self) -> int:
@@ -152,61 +156,16 @@ class Batcher:
         )
 
     def check_room(self, tokens: int) -> None:
-        """Check whether the queue would take so many tokens now.
-
-        Raises:
-            InvalidInput: they are more than the whole queue.
-            Overloaded: the queue is full.
-        """
-        if tokens > self._queue.max_tokens:
-            raise InvalidInput(
-                f"the call has {tokens} tokens, the server takes {self._queue.max_tokens} at most; "
-                f"split it"
-            )
-        if self._queue.tokens + tokens > self._queue.max_tokens:
-            raise self._full("the queue is full")
+        """Check whether the queue would take so many tokens now; see ``Admission.check_room``."""
+        self._admission.check_room(tokens, perf_counter())
 
     def check_admission(self, rows: Sequence[Waiting], time_left_s: float) -> None:
-        """Check whether rows would be taken in now, and answered within ``time_left_s``.
+        """Check whether rows would be taken in now; see ``Admission.check``.
 
         Rows that know only a part of their tokens may be asked for: what is refused even so is
         refused early.
-
-        Raises:
-            InvalidInput: they are more than the whole queue.
-            Overloaded: the queue is full, or no answer would come in time.
         """
-        tokens = sum(row.tokens for row in rows)
-        self.check_room(tokens)
-        if not self._queue.has_room(rows):
-            raise self._full("the queue has no more room for this adapter")
-        # who is first of all goes in: only so is a pace measured anew that was slow for a while
-        if not self._queue and not self._pace.running_tokens:
-            return
-        # the second estimate is lower and dearer: what others have waiting may be behind these
-        if self._wait_s(self._queue.tokens + tokens) <= time_left_s:
-            return
-        wait_s = self._wait_s(self._queue.tokens_before(rows))
-        if wait_s > time_left_s:
-            raise Overloaded(
-                f"the answer would take {wait_s:.3f} s, and is wanted in {time_left_s:.3f} s",
-                retry_after_s=_bounded(wait_s - time_left_s),
-            )
-
-    def _full(self, what: str) -> Overloaded:
-        return Overloaded(
-            f"{what}: {self._queue.tokens} of {self._queue.max_tokens} tokens wait",
-            retry_after_s=_bounded(self._wait_s(self._queue.tokens)),
-        )
-
-    def _wait_s(self, tokens: int) -> float:
-        """Estimate when so many tokens of the queue are computed, after the batch at work.
-
-        A row is answered when its batch is; all but the next batch will be full by then.
-        """
-        batch = self._budget.tokens
-        filled = tokens if tokens <= batch else ceil(tokens / batch) * batch
-        return self._pace.seconds(filled + self._pace.running_tokens, perf_counter())
+        self._admission.check(rows, time_left_s, perf_counter())
 
     async def close(self) -> None:
         """Wait for the batch at work and end the thread; nobody may be waiting any more."""
@@ -254,6 +213,12 @@ class Batcher:
             call.finish(facts, logits)
 
 
-def _bounded(retry_after_s: float) -> float:
-    low, high = _RETRY_BOUNDS_S
-    return min(max(retry_after_s, low), high)
+def _give_way() -> None:
+    """Let this thread, and those that it starts, compute when the event loop has nothing to do.
+
+    Else a loop that has many calls to refuse gets no more of the cores than any computing thread.
+    """
+    if sys.platform == "linux":  # elsewhere it is the whole process that would give way
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(niceness + _NICENESS, 19))

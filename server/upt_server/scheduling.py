@@ -25,7 +25,6 @@ _QUANTUM_TOKENS = 64.0
 _SHARES: dict[Priority, float] = {"normal": 1.0, "bulk": 1 / 8}
 # one adapter alone may fill four fifths of the queue, two may fill four ninths each
 _OF_THE_FREE_ROOM = 4
-_FAR_MORE = 4
 
 
 class Waiting(Protocol):
@@ -118,9 +117,9 @@ class FairQueue(Generic[WaitingT]):
     def tokens_before(self, rows: Iterable[Waiting]) -> int:
         """Estimate how many tokens will have been taken when the last of these rows is.
 
-        Theirs are among them. All that waits counts, but where another adapter has far more waiting
-        for its share than these: of that, only what is taken before its turn is over. Where all are
-        about equal nobody may count on overtaking, since whoever was let in before would be late.
+        Theirs are among them, and so is what may still come in: every other adapter that has rows
+        waiting is taken to have enough for all turns that these rows need. But no more than twice
+        of what waits already, since a queue that grows by more is soon full.
         """
         own: dict[_Key, float] = {}
         quanta: dict[_Key, float] = {}
@@ -131,11 +130,9 @@ class FairQueue(Generic[WaitingT]):
             quanta[key] = _quantum(row)
         turns = max((tokens / quanta[key] for key, tokens in own.items()), default=0.0)
         others = [flow for key, flow in self._flows.items() if key not in own]
-        of_others = sum(
-            turns * flow.quantum if flow.tokens > _FAR_MORE * turns * flow.quantum else flow.tokens
-            for flow in others
-        )
-        return int(sum(own.values()) + of_others)
+        in_turn = turns * (sum(quanta.values()) + sum(flow.quantum for flow in others))
+        waiting = sum(own.values()) + sum(flow.tokens for flow in others)
+        return int(min(in_turn, 2 * waiting))
 
     def add(self, rows: Iterable[WaitingT]) -> None:
         """Add rows behind those of their adapter and priority."""

@@ -1,10 +1,14 @@
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from upt_server.batcher import Batcher, Computed, Job
 from upt_server.results import BatchFacts
@@ -232,3 +236,20 @@ async def test_times_add_up(fake: FakeRunner) -> None:
         computed = await batcher.compute([make_job(0, 1), make_job(0, 2)])
     assert computed.forward_s == pytest.approx(sum(b.forward_ms for b in computed.batches) / 1000)
     assert computed.queue_s >= 0
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere threads have no priority of their own"
+)
+async def test_computing_gives_way_to_the_event_loop() -> None:
+    niceness: list[int] = []
+
+    class Telling(FakeRunner):
+        def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+            niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return super().run(rows)
+
+    async with make_batcher(Telling()) as batcher:
+        await batcher.compute([make_job(0, 1)])
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert niceness == [min(own + 5, 19)]
