@@ -23,6 +23,7 @@ from upt_zoo.local.recovery import rebuild
 from upt_zoo.local.store import Store
 from upt_zoo.local.upkeep import collect
 from upt_zoo.references import Reference
+from upt_zoo.remote.remotes import Remotes
 
 CONFLICT = 3
 
@@ -44,6 +45,9 @@ OPERATIONS: dict[str, Callable[[Store], object]] = {
     ),
     "pull": lambda store: store.copy_from(
         Store(store.root.with_name("remote")), Reference.parse("far")
+    ),
+    "push": lambda store: Remotes.read({}).push(
+        Reference.parse("far"), Store(store.root.with_name("remote")), f"file://{store.root}"
     ),
     "tag": lambda store: tags.move_alias(store, Reference.parse("tiny:1.0.0"), "stable"),
     "rollback": _roll_back,

@@ -105,7 +105,7 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
                     # by the task's end, since one that is cancelled early never runs a line
                     task.add_done_callback(lambda _: self._stream_requests.release())
                     await waiting.put(task)
-            except Exception:
+            except Exception:  # the edge: a task of its own, whose error nobody else would see
                 _LOGGER.exception("a stream could not be read to its end")
             await waiting.put(None)
 
