@@ -9,8 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,15 +23,16 @@ from upt_server.options import (
     OwnToken,
     Target,
     TrustedCa,
-    client_tls,
-    read_token,
+    connected,
 )
 from upt_server.precision import Precision, RunnerChoice
-from upt_zoo.errors import InvalidInput, Unavailable
+from upt_zoo.errors import InvalidInput
 from upt_zoo.options import AsJson, Home
 from upt_zoo.terminal import print_table, run_command
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from google.protobuf.message import Message
 
     from upt_server.app import Ports
@@ -269,19 +269,12 @@ def _log_audit(file: Path | None) -> None:
     logger.propagate = False
 
 
-@contextmanager
 def _asking(
     server: str, token_file: Path | None, ca: Path | None, cert: Path | None, key: Path | None
-) -> "Iterator[Client]":
-    """Connect, by TLS if any file says so; no answer in time counts as unavailable."""
+) -> "AbstractContextManager[Client]":
     from upt_server.client import Client
 
-    token, tls = read_token(token_file), client_tls(ca, cert, key)
-    try:
-        with Client(server, tls=tls, token=token) as client:
-            yield client
-    except TimeoutError as error:
-        raise Unavailable(f"{server}: {error}") from error
+    return connected(Client, server, token_file, ca, cert, key)
 
 
 def _server_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> "ServerTls | None":

@@ -1,15 +1,18 @@
 """What the commands of ``upt-server`` share: how they reach a server, and who they are."""
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from upt_zoo.errors import InvalidInput
+from upt_zoo.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from upt_server.tls import ClientTls
 
+Connection = TypeVar("Connection")
 Target = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The server to ask.")]
 AdminTarget = Annotated[
     str, typer.Option("--server", metavar="HOST:PORT", help="The server's port for operators.")
@@ -61,3 +64,21 @@ def read_token(file: Path | None) -> str | None:
     if not token.isprintable() or not token or " " in token:
         raise InvalidInput(f"{file}: expected one token, as `upt-server token create` prints it")
     return token
+
+
+@contextmanager
+def connected(
+    client: Callable[..., AbstractContextManager[Connection]],
+    server: str,
+    token_file: Path | None,
+    ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
+) -> Iterator[Connection]:
+    """Connect a client, by TLS if any file says so; no answer in time counts as unavailable."""
+    token, tls = read_token(token_file), client_tls(ca, cert, key)
+    try:
+        with client(server, token=token, tls=tls) as connection:
+            yield connection
+    except TimeoutError as error:
+        raise Unavailable(f"{server}: {error}") from error

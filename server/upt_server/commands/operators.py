@@ -1,7 +1,6 @@
 """``upt-server status`` and ``upt-server admin``: what operators ask a running server."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,14 +12,14 @@ from upt_server.options import (
     OwnKey,
     OwnToken,
     TrustedCa,
-    client_tls,
-    read_token,
+    connected,
 )
-from upt_zoo.errors import Unavailable
 from upt_zoo.options import AsJson, print_json
 from upt_zoo.terminal import format_size, print_table
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from pydantic import JsonValue
 
     from upt_protos.v1.admin_pb2 import ResidentAdapter
@@ -126,19 +125,12 @@ def status(
     _print_resident(adapters)
 
 
-@contextmanager
 def _asking(
     server: str, token_file: Path | None, ca: Path | None, cert: Path | None, key: Path | None
-) -> "Iterator[AdminClient]":
-    """Connect; no answer in time counts as unavailable."""
+) -> "AbstractContextManager[AdminClient]":
     from upt_server.admin_client import AdminClient
 
-    token, tls = read_token(token_file), client_tls(ca, cert, key)
-    try:
-        with AdminClient(server, token=token, tls=tls) as client:
-            yield client
-    except TimeoutError as error:
-        raise Unavailable(f"{server}: {error}") from error
+    return connected(AdminClient, server, token_file, ca, cert, key)
 
 
 def _print_resident(adapters: "Iterable[ResidentAdapter]") -> None:
