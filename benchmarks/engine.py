@@ -1,20 +1,21 @@
 """How fast are many adapters? Every variant beside the bare backbone in transformers.
 
-    python benchmarks/engine.py                     # the whole table, about two hours on two cores
+    python benchmarks/engine.py                     # the whole table
     python benchmarks/engine.py --quick             # MiniLM's main cells, within ten minutes
     python benchmarks/engine.py --only '*.b32.f32.distinct*' --json --out result.json
     python benchmarks/engine.py --peers             # other libraries too, each in its environment
 
 A figure is a median of ratios, time of transformers (sdpa, fp32, rows padded to the longest) /
-time of the variant, both measured in turn: above 1 the variant is faster. Its 95 % interval comes
-from order statistics. ``cells`` in the JSON maps names such as ``minilm.exact.b32.f32.distinct32``
-to that ratio; a name ``a/b`` under ``direct`` is the time of variant b / the time of variant a.
+time of the variant, all variants of a workload measured in turn: above 1 the variant is faster.
+Its 95 % interval comes from order statistics. ``cells`` in the JSON maps names such as
+``minilm.exact.b32.f32.distinct32`` to that ratio; a name ``a/b`` under ``direct`` is the time of
+variant b / the time of variant a.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
@@ -26,12 +27,12 @@ from upt_benchmarks.cells import Cell, planned
 from upt_benchmarks.machine import this_machine
 from upt_benchmarks.peers import PEERS, PeerFailed
 from upt_benchmarks.report import Figure, as_json, as_table, figure_of
-from upt_benchmarks.timing import measure_pairs
+from upt_benchmarks.timing import Timed, measure_rounds
 from upt_benchmarks.workbench import Settings, Skipped, Workbench
 from upt_benchmarks.workloads import benchmark_backbone
 from upt_server.precision import RUNNERS
 
-_BUDGET_S, _QUICK_BUDGET_S = 12.0, 4.0  # for each cell but the headlines
+_BUDGET_S, _QUICK_BUDGET_S = 90.0, 45.0  # a workload, for all ways but the headlines
 
 
 def main() -> int:
@@ -81,23 +82,46 @@ def _measure_all(
     for name, group in groupby(cells, key=lambda cell: cell.backbone):
         with TemporaryDirectory() as folder:
             bench = Workbench(benchmark_backbone(name, Path(folder)), settings)
-            for cell in group:
-                keep(cell, _measured(bench, cell, arguments))
+            for _, together in groupby(group, key=lambda cell: cell.group):
+                for cell, outcome in _measured(bench, list(together), arguments):
+                    keep(cell, outcome)
 
 
-def _measured(bench: Workbench, cell: Cell, arguments: argparse.Namespace) -> Figure | str:
-    """Return a figure, or the reason why there is none."""
-    try:
-        with ExitStack() as stack:
-            pairs = measure_pairs(
-                bench.timed(cell, cell.reference, stack),
-                bench.timed(cell, cell.variant, stack),
-                pairs=arguments.pairs if cell.is_headline else None,
-                budget_s=_QUICK_BUDGET_S if arguments.quick else _BUDGET_S,
+def _measured(
+    bench: Workbench, cells: Sequence[Cell], arguments: argparse.Namespace
+) -> Iterator[tuple[Cell, Figure | str]]:
+    """Measure a group in one go; yield a figure for each cell, or the reason why there is none."""
+    ways: dict[str, Timed] = {}
+    missing: dict[str, str] = {}
+    always = {
+        cell.way(each)
+        for cell in cells
+        for each in (cell.reference, cell.variant)
+        if cell.is_headline
+    }
+    with ExitStack() as stack:
+        for cell in cells:
+            for variant in (cell.reference, cell.variant):
+                way = cell.way(variant)
+                if way in ways or way in missing:
+                    continue
+                try:
+                    ways[way] = bench.timed(cell, variant, stack)
+                except (Skipped, PeerFailed) as reason:
+                    missing[way] = str(reason)
+        budget_s = _QUICK_BUDGET_S if arguments.quick else _BUDGET_S
+        try:
+            rounds = measure_rounds(
+                ways, always & ways.keys(), rounds=arguments.pairs, budget_s=budget_s
             )
-    except (Skipped, PeerFailed) as reason:
-        return str(reason)
-    return figure_of(cell, pairs, _maker(bench, cell))
+        except PeerFailed as reason:
+            missing |= dict.fromkeys(ways, str(reason))
+    for cell in cells:
+        reference, variant = cell.way(cell.reference), cell.way(cell.variant)
+        if reference in missing or variant in missing:
+            yield cell, missing.get(variant, missing.get(reference, ""))
+        else:
+            yield cell, figure_of(cell, rounds.pairs(reference, variant), _maker(bench, cell))
 
 
 def _maker(bench: Workbench, cell: Cell) -> str:
@@ -118,9 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="but for peers")
     parser.add_argument("--threads", type=int, default=2, help="threads of every variant")
-    parser.add_argument("--pairs", type=int, default=30, help="pairs of each headline cell")
+    parser.add_argument("--pairs", type=int, default=30, help="rounds of each headline cell")
     parser.add_argument("--only", default="*", metavar="GLOB", help="cells with such names")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write JSON, after every cell")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write JSON, after every workload")
     parser.add_argument("--peers", action="store_true", help="other libraries too")
     parser.add_argument(
         "--peers-dir",

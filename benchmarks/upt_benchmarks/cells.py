@@ -41,6 +41,20 @@ class Cell:
         return name if self.reference == "hf" else f"{name}/{self.reference}"
 
     @property
+    def group(self) -> tuple[str, int, str, str]:
+        """What is measured in the same rounds: a workload in all precisions, heavy ways apart."""
+        heavy = (way for way in (self.variant, self.reference) if way in PEERS)
+        apart = next(heavy, "")
+        if self.variant.startswith(("resident", "full")):
+            apart = self.variant.partition("_")[0]
+        return self.backbone, self.rows, self.lengths, apart
+
+    def way(self, variant: str) -> str:
+        """Name a variant within the group: others' libraries have no precision of ours."""
+        is_foreign = variant in PEERS or variant.startswith(("hf", "full"))
+        return variant if is_foreign else f"{self.precision}.{variant}"
+
+    @property
     def is_headline(self) -> bool:
         """Tell whether it is one of those the project is judged by."""
         is_price = self.reference == "bare_plus_prompt"
@@ -48,11 +62,14 @@ class Cell:
 
 
 def planned(*, quick: bool, with_peers: bool, only: str) -> list[Cell]:
-    """Return the cells to measure, those of one backbone together, the headlines first."""
+    """Return the cells to measure, those of one group together, the headlines' groups first."""
     cells = [*_quick("minilm")] if quick else [cell for name in BACKBONES for cell in _full(name)]
     cells += [cell for name in BACKBONES for cell in _peers(name, quick=quick) if with_peers]
-    cells.sort(key=lambda cell: BACKBONES.index(cell.backbone))
-    return [cell for cell in dict.fromkeys(cells) if fnmatchcase(cell.name, only)]
+    cells = [cell for cell in dict.fromkeys(cells) if fnmatchcase(cell.name, only)]
+    groups = list(dict.fromkeys(cell.group for cell in cells))
+    return sorted(
+        cells, key=lambda cell: (BACKBONES.index(cell.backbone), groups.index(cell.group))
+    )
 
 
 def _headlines(backbone: BackboneName) -> Iterator[Cell]:

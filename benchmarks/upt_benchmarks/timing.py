@@ -1,15 +1,16 @@
-"""Two ways in turn, and what the pairs say: a median ratio and its interval."""
+"""Several ways in turn, and what their pairs say: a median ratio and its interval."""
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from statistics import median
 
 Timed = Callable[[], float]  # runs once and returns the milliseconds
 
 _PAUSE_S = 0.01  # threads of the way before spin for a few milliseconds, then sleep
-_FEWEST, _MOST = 6, 30
+_FEWEST, _MOST = 6, 60  # rounds of the ways that share a budget
 _TAIL = 0.025
 
 
@@ -27,6 +28,22 @@ class Pairs:
         return tuple(reference / variant for reference, variant in pairs)
 
 
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Milliseconds by way and by number of the round."""
+
+    times: Mapping[str, Mapping[int, float]]
+
+    def pairs(self, reference: str, variant: str) -> Pairs:
+        """Return the times of the rounds in which both took part."""
+        first, second = self.times[reference], self.times[variant]
+        both = sorted(first.keys() & second.keys())
+        return Pairs(
+            reference_ms=tuple(first[at] for at in both),
+            variant_ms=tuple(second[at] for at in both),
+        )
+
+
 def clocked(run: Callable[[], object]) -> Timed:
     """Time a function of this process."""
 
@@ -38,20 +55,34 @@ def clocked(run: Callable[[], object]) -> Timed:
     return timed
 
 
-def measure_pairs(
-    reference: Timed, variant: Timed, *, pairs: int | None, budget_s: float, warm_ups: int = 2
-) -> Pairs:
-    """Run both in turn, the order alternating; without ``pairs`` as many as ``budget_s`` allows."""
+def measure_rounds(
+    ways: Mapping[str, Timed],
+    always: Collection[str],
+    *,
+    rounds: int,
+    budget_s: float,
+    warm_ups: int = 2,
+) -> Rounds:
+    """Run all ways in rounds, each round in another order, so that all meet the same minutes.
+
+    The ways named in ``always`` take part in ``rounds`` rounds; the others in as many, evenly
+    spread and all in the same ones, as ``budget_s`` seconds allow, six at least.
+    """
     for _ in range(warm_ups):
-        pair_ms = reference() + variant()
-    if pairs is None:
-        pairs = min(_MOST, max(_FEWEST, round(1000 * budget_s / pair_ms)))
-    times: dict[Timed, list[float]] = {reference: [], variant: []}
-    for index in range(pairs):
-        for way in (reference, variant) if index % 2 == 0 else (variant, reference):
+        cost_ms = {name: way() for name, way in ways.items()}
+    others_ms = sum(cost for name, cost in cost_ms.items() if name not in always)
+    shared = round(1000 * budget_s / others_ms) if others_ms else 0
+    shared = min(max(shared, _FEWEST), rounds if always else max(rounds, _MOST))
+    total = max(rounds if always else 0, shared)
+    order = Random(0)
+    times: dict[str, dict[int, float]] = {name: {} for name in ways}
+    for at in range(total):
+        is_shared = at * shared // total != (at + 1) * shared // total
+        chosen = [name for name in ways if is_shared or name in always]
+        for name in order.sample(chosen, len(chosen)):
             time.sleep(_PAUSE_S)
-            times[way].append(way())
-    return Pairs(reference_ms=tuple(times[reference]), variant_ms=tuple(times[variant]))
+            times[name][at] = ways[name]()
+    return Rounds(times)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:

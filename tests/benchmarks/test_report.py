@@ -112,6 +112,6 @@ def test_a_pattern_selects_cells_by_name() -> None:
     cells = planned(quick=False, with_peers=False, only="component.roberta_base.*.bottleneck")
     assert [each.name for each in cells] == [
         f"component.roberta_base.{precision}.b32.{lengths}.bottleneck"
-        for precision in ("exact", "fast")
         for lengths in ("f32", "mix")
+        for precision in ("exact", "fast")
     ]

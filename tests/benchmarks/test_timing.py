@@ -1,8 +1,9 @@
 import math
+from itertools import pairwise
 
 import pytest
 
-from upt_benchmarks.timing import Pairs, measure_pairs, median_interval
+from upt_benchmarks.timing import Pairs, Timed, measure_rounds, median_interval
 
 
 @pytest.mark.parametrize(
@@ -31,21 +32,41 @@ def test_a_ratio_is_the_references_time_over_the_variants_of_the_same_pair() -> 
     assert Pairs(reference_ms=(6.0, 8.0), variant_ms=(3.0, 8.0)).ratios == (2.0, 1.0)
 
 
-def test_the_two_ways_take_turns_at_being_first() -> None:
+def test_all_ways_of_a_round_run_before_the_next_in_an_order_that_changes() -> None:
     order: list[str] = []
 
-    def way(name: str, milliseconds: float) -> float:
-        order.append(name)
-        return milliseconds
+    def way(name: str, milliseconds: float) -> Timed:
+        def run() -> float:
+            order.append(name)
+            return milliseconds
 
-    pairs = measure_pairs(
-        lambda: way("hf", 2.0), lambda: way("ours", 1.0), pairs=3, budget_s=0, warm_ups=1
+        return run
+
+    ways = {name: way(name, cost) for name, cost in (("hf", 4.0), ("ours", 2.0), ("bare", 1.0))}
+    rounds = measure_rounds(ways, ways, rounds=12, budget_s=0, warm_ups=1)
+    turns = [tuple(order[at : at + 3]) for at in range(3, len(order), 3)]
+    assert len(turns) == 12
+    assert all(set(turn) == {"hf", "ours", "bare"} for turn in turns)
+    assert len(set(turns)) > 1
+    assert rounds.pairs("hf", "ours").ratios == (2.0,) * 12
+
+
+@pytest.mark.parametrize(("budget_s", "shared"), [(0.0, 6), (0.03, 10), (100.0, 30)])
+def test_the_budget_decides_in_how_many_of_the_rounds_the_others_take_part(
+    budget_s: float, shared: int
+) -> None:
+    ways = {"hf": lambda: 9.0, "ours": lambda: 3.0, "a": lambda: 2.0, "b": lambda: 1.0}
+    rounds = measure_rounds(ways, {"hf", "ours"}, rounds=30, budget_s=budget_s)
+    assert len(rounds.pairs("hf", "ours").ratios) == 30
+    assert len(rounds.pairs("hf", "a").ratios) == shared
+    assert rounds.pairs("a", "b").ratios == (2.0,) * shared
+    spread = sorted(rounds.times["a"])
+    assert max(after - before for before, after in pairwise(spread)) <= -(-30 // shared)
+
+
+@pytest.mark.parametrize(("budget_s", "count"), [(0.0, 6), (0.03, 10), (100.0, 60)])
+def test_without_headlines_the_budget_decides_alone(budget_s: float, count: int) -> None:
+    rounds = measure_rounds(
+        {"hf": lambda: 2.0, "ours": lambda: 1.0}, (), rounds=30, budget_s=budget_s
     )
-    assert order == ["hf", "ours", "hf", "ours", "ours", "hf", "hf", "ours"]
-    assert pairs == Pairs(reference_ms=(2.0,) * 3, variant_ms=(1.0,) * 3)
-
-
-@pytest.mark.parametrize(("budget_s", "pairs"), [(0.0, 6), (0.04, 10), (100.0, 30)])
-def test_without_a_number_of_pairs_the_budget_decides(budget_s: float, pairs: int) -> None:
-    measured = measure_pairs(lambda: 3.0, lambda: 1.0, pairs=None, budget_s=budget_s)
-    assert len(measured.ratios) == pairs
+    assert len(rounds.pairs("hf", "ours").ratios) == count
