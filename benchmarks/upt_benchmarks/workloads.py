@@ -17,7 +17,7 @@ from torch import Tensor
 
 from upt_training.components import Components, components_of
 from upt_zoo.backbone import EMBEDDED_HUB_ID, Backbone, open_backbone, resolve_backbone
-from upt_zoo.layout import tensor_shapes
+from upt_zoo.layout import parameter_counts, tensor_shapes
 from upt_zoo.spec import AdapterSpec, BackboneIdentity, Head, Lineage, TaskInput
 
 BackboneName = Literal["minilm", "roberta_base"]
@@ -83,7 +83,7 @@ def drawn_adapters(
 def adapter_spec(kind: Kind, backbone: BackboneIdentity) -> AdapterSpec:
     """Describe an adapter with two labels; a part has all parts before it: see ``PARTS``."""
     components = _components(kind, backbone)
-    return AdapterSpec(
+    spec = AdapterSpec(
         method=kind,
         backbone=backbone,
         lora=components.lora,
@@ -107,13 +107,16 @@ def adapter_spec(kind: Kind, backbone: BackboneIdentity) -> AdapterSpec:
             head_parameters=0,
         ),
     )
+    served, head = parameter_counts(spec)
+    counts = {"served_parameters": served, "head_parameters": head}
+    return spec.model_copy(update={"lineage": spec.lineage.model_copy(update=counts)})
 
 
 def adapter_tensors(spec: AdapterSpec, seed: int) -> dict[str, Tensor]:
-    """Draw an adapter's numbers, N(0, 0.02²)."""
+    """Draw an adapter's numbers, N(0, 0.02²), in fp16 as most are published."""
     source = torch.Generator().manual_seed(seed)
     return {
-        name: _SCALE * torch.randn(shape, generator=source)
+        name: (_SCALE * torch.randn(shape, generator=source)).half()
         for name, shape in tensor_shapes(spec).items()
     }
 

@@ -1,5 +1,6 @@
 """The native kernel beside torch's forward pass, and every row beside itself alone, to the bit."""
 
+import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -318,9 +319,42 @@ def test_a_table_points_at_the_adapters_own_tensors(rows: list[Row]) -> None:
         part = getattr(adapter.layers[1], site)
         struct = table.struct.layers[1].sites[index]
         assert (struct.rank + struct.gates) == part.down.shape[1]
-        down = np.ctypeslib.as_array(struct.down, tuple(part.down.shape))
+        pointer = ctypes.cast(struct.down, ctypes.POINTER(ctypes.c_float))
+        down = np.ctypeslib.as_array(pointer, tuple(part.down.shape))
         assert np.array_equal(down, part.down.numpy())
     assert list(table.struct.layers[0].sites[0].part_start) == [0, 2, 4]
+
+
+@pytest.mark.parametrize("kind", ["fp32", "int8"])
+def test_an_adapter_published_in_fp16_takes_half_the_memory_and_answers_to_the_bit(
+    encoder: Encoder, backbone: Backbone, kind: Number
+) -> None:
+    skip_without(kind)
+    runner = NativeRunner(encoder, kind, threads=2)
+    for seed, spec in enumerate(mixed_specs(backbone.identity)):
+        tensors = {name: each.half() for name, each in torch_tensors(spec, seed).items()}
+        whole = prepare(spec, tensors, dtype=torch.float32)
+        half = runner.prepare(spec, tensors)
+        if spec.bottleneck is not None and (spec.lora is None or spec.lora.gated):
+            assert half.size_bytes() < 0.7 * whole.size_bytes()
+        row = random_row(encoder, whole, 17, seed=seed)
+        assert are_equal(
+            runner.run([row]), runner.run([Row(ids=row.ids, type_ids=row.type_ids, adapter=half)])
+        )
+
+
+def test_an_adapter_that_fp16_would_change_stays_in_fp32(
+    encoder: Encoder, backbone: Backbone
+) -> None:
+    skip_without("fp32")
+    spec = mixed_specs(backbone.identity)[-1]
+    tensors = {name: each.half().float() for name, each in torch_tensors(spec, 0).items()}
+    name = next(name for name in tensors if "bottleneck" in name and name.endswith("weight"))
+    tensors[name].view(-1)[0] = 0.1
+    kept = NativeRunner(encoder, "fp32", threads=1).prepare(spec, tensors)
+    assert kept.prompt is not None
+    assert kept.prompt.dtype == torch.float32
+    assert torch.equal(kept.prompt, tensors["prompt"])
 
 
 def test_the_parts_of_a_fused_product_are_found_by_target(backbone: Backbone) -> None:

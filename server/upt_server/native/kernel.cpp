@@ -18,7 +18,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
+#include <type_traits>
 
 namespace {
 
@@ -63,23 +63,26 @@ struct Encoder {
 };
 
 // The component of an adapter at one site: columns [inputs, rank + gates] down, [rows, outputs] up.
-// With `targets` the outputs are that many equal parts, and part i takes the `part_rank` rows from
+// With `parts` the outputs are that many equal parts, and part i takes the `part_rank` rows from
 // `part_start[i]` on, or none where that is negative. A bottleneck's last row of `up` is its bias.
 struct LowRank {
-  const float *down, *bias, *up;
+  const void* down;
+  const float* bias;
+  const void* up;
   int32_t rank, gates, lora_gates, parts, part_rank;
   int32_t part_start[3];
 };
 
 struct AdapterLayer {
   LowRank sites[kSites];
-  const float *prefix_keys, *prefix_values;  // [prefix_length, hidden]
+  const void *prefix_keys, *prefix_values;  // [prefix_length, hidden]
 };
 
+// What is `void` is fp16 where `is_half`, else fp32; the arithmetic is the same.
 struct Adapter {
   const AdapterLayer* layers;
-  const float* prompt;
-  int32_t prefix_length, prefix_gates, activation, is_bottleneck_gated;
+  const void* prompt;
+  int32_t prefix_length, prefix_gates, activation, is_bottleneck_gated, is_half;
 };
 
 // Rows stand one behind the other; `ids` is -1 for a prompt vector, whose index is in `positions`.
@@ -96,7 +99,16 @@ struct Batch {
 using Vec = __m512;
 using Ints [[gnu::vector_size(64)]] = int32_t;  // unlike __m512i it aliases nothing: sums stay in registers
 
+using Half = uint16_t;
+
 inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
+inline Vec load(const Half* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline Vec load(__mmask16 lanes, const float* p) { return _mm512_maskz_loadu_ps(lanes, p); }
+inline Vec load(__mmask16 lanes, const Half* p) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p));
+}
 inline void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 inline Vec all(float x) { return _mm512_set1_ps(x); }
 
@@ -107,6 +119,13 @@ inline __mmask16 first_lanes(int count) {
 // Where part i of `parts` begins when `total` is cut into parts that are equal to one.
 inline int part_of(int total, int i, int parts) {
   return static_cast<int>(static_cast<int64_t>(total) * i / parts);
+}
+
+// Calls `work` with a null pointer to the numbers that the adapter is made of.
+template <class Work>
+inline void with_numbers_of(const Adapter& adapter, Work work) {
+  if (adapter.is_half) return work(static_cast<const Half*>(nullptr));
+  work(static_cast<const float*>(nullptr));
 }
 
 inline int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -261,8 +280,8 @@ struct Epilogue {
 };
 
 // y[i][..] += coefficients[i] · up, for tokens of one adapter; `up` has `rows` rows.
-template <int tokens, int vectors>
-void raise_panel(const float* up, int64_t stride, int rows, const float* coefficients, int columns,
+template <int tokens, int vectors, class Number>
+void raise_panel(const Number* up, int64_t stride, int rows, const float* coefficients, int columns,
                  float (*y)[kPanel]) {
   Vec sums[tokens][vectors];
 #pragma GCC unroll 6
@@ -287,8 +306,8 @@ void raise_panel(const float* up, int64_t stride, int rows, const float* coeffic
   }
 }
 
-template <int tokens>
-void raise_panel_any(const float* up, int64_t stride, int rows, const float* coefficients,
+template <int tokens, class Number>
+void raise_panel_any(const Number* up, int64_t stride, int rows, const float* coefficients,
                      int columns, bool is_pair, int count, float (*y)[kPanel]) {
   if constexpr (tokens > 0) {
     if (count < tokens) {
@@ -316,13 +335,16 @@ void add_low_rank(const Epilogue& after, int outputs, int first, int tokens, int
       count = begin < 0 ? 0 : part.part_rank;
     }
     const int steps = count ? (stop - t + kTokens - 1) / kTokens : 0;
-    const float* up = part.up + static_cast<int64_t>(begin) * outputs + output;
-    for (int i = 0; i < steps; ++i) {
-      const int at = t + part_of(stop - t, i, steps), end = t + part_of(stop - t, i + 1, steps);
-      const int64_t token = after.first_token + first + at;
-      raise_panel_any<kTokens>(up, outputs, count, after.coefficients + token * batch.columns + begin,
-                               batch.columns, is_pair, end - at, y + at);
-    }
+    with_numbers_of(*adapter, [&](auto numbers) {
+      const auto* up = static_cast<decltype(numbers)>(part.up) + static_cast<int64_t>(begin) * outputs;
+      for (int i = 0; i < steps; ++i) {
+        const int at = t + part_of(stop - t, i, steps), end = t + part_of(stop - t, i + 1, steps);
+        const int64_t token = after.first_token + first + at;
+        raise_panel_any<kTokens>(up + output, outputs, count,
+                                 after.coefficients + token * batch.columns + begin, batch.columns,
+                                 is_pair, end - at, y + at);
+      }
+    });
     t = stop;
   }
 }
@@ -436,22 +458,21 @@ void normalize(const LayerNorm& norm, float eps, int hidden, const float* x, flo
 }
 
 // low[t] = x[t] down + bias; the gates' columns pass through the logistic function.
-template <int tokens>
+template <class Number, int tokens>
 void lower_tile(const LowRank& part, int inputs, const float* x, int x_stride, float* low,
                 int columns) {
   const int width = part.rank + part.gates;
   for (int column = 0; column < width; column += kPanel) {
     const int left = width - column;
     const __mmask16 m0 = first_lanes(left), m1 = first_lanes(left - kLanes);
-    const float* down = part.down + column;
+    const Number* down = static_cast<const Number*>(part.down) + column;
     Vec sums[tokens][2];
     for (int t = 0; t < tokens; ++t) {
-      sums[t][0] = _mm512_maskz_loadu_ps(m0, part.bias + column);
-      sums[t][1] = _mm512_maskz_loadu_ps(m1, part.bias + column + kLanes);
+      sums[t][0] = load(m0, part.bias + column);
+      sums[t][1] = load(m1, part.bias + column + kLanes);
     }
     for (int k = 0; k < inputs; ++k, down += width) {
-      const Vec d0 = _mm512_maskz_loadu_ps(m0, down);
-      const Vec d1 = _mm512_maskz_loadu_ps(m1, down + kLanes);
+      const Vec d0 = load(m0, down), d1 = load(m1, down + kLanes);
       for (int t = 0; t < tokens; ++t) {
         const Vec value = all(x[t * x_stride + k]);
         sums[t][0] = _mm512_fmadd_ps(value, d0, sums[t][0]);
@@ -468,17 +489,17 @@ void lower_tile(const LowRank& part, int inputs, const float* x, int x_stride, f
     for (int g = part.rank; g < width; g += kLanes) {
       float* gates = low + t * columns + g;
       const __mmask16 mask = first_lanes(width - g);
-      _mm512_mask_storeu_ps(gates, mask, sigmoid(_mm512_maskz_loadu_ps(mask, gates)));
+      _mm512_mask_storeu_ps(gates, mask, sigmoid(load(mask, gates)));
     }
   }
 }
 
-template <int tokens>
+template <class Number, int tokens>
 void lower_rest(const LowRank& part, int count, int inputs, const float* x, int x_stride,
                 float* low, int columns) {
   if constexpr (tokens > 0) {
-    if (count == tokens) return lower_tile<tokens>(part, inputs, x, x_stride, low, columns);
-    lower_rest<tokens - 1>(part, count, inputs, x, x_stride, low, columns);
+    if (count == tokens) return lower_tile<Number, tokens>(part, inputs, x, x_stride, low, columns);
+    lower_rest<Number, tokens - 1>(part, count, inputs, x, x_stride, low, columns);
   }
 }
 
@@ -666,13 +687,14 @@ inline void transpose(__m512 (&x)[16]) {
 }
 
 // Copies vectors of a head times their gate: keys as columns from `at` on, values as rows.
-void take_keys(const float* from, int stride, int count, float gate, int at, const Head& head) {
+template <class Number>
+void take_keys(const Number* from, int stride, int count, float gate, int at, const Head& head) {
   const Vec g = all(gate);
   for (int first = 0; first < count; first += kLanes) {
     const int left = count - first;
     const __mmask16 mask = first_lanes(left);
     for (int d = 0; d < head.size; d += kLanes) {
-      const float* x = from + static_cast<int64_t>(first) * stride + d;
+      const Number* x = from + static_cast<int64_t>(first) * stride + d;
       Vec rows[kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
@@ -686,7 +708,8 @@ void take_keys(const float* from, int stride, int count, float gate, int at, con
   }
 }
 
-void take_values(const float* from, int stride, int count, float gate, int at, const Head& head) {
+template <class Number>
+void take_values(const Number* from, int stride, int count, float gate, int at, const Head& head) {
   float* to = head.space.values + static_cast<int64_t>(at) * head.size;
   for (int t = 0; t < count; ++t, from += stride, to += head.size) {
     for (int d = 0; d < head.size; d += kLanes) {
@@ -876,7 +899,10 @@ class Pass {
       float* y = hidden_ + static_cast<int64_t>(token) * sizes_.hidden;
       const int64_t id = batch_.ids[token], position = batch_.positions[token];
       if (id < 0) {
-        std::memcpy(y, adapter_of(token).prompt + position * hidden, sizeof(float) * hidden);
+        with_numbers_of(adapter_of(token), [&](auto numbers) {
+          const auto* from = static_cast<decltype(numbers)>(adapter_of(token).prompt);
+          for (int i = 0; i < hidden; i += kLanes) store(y + i, load(from + position * hidden + i));
+        });
         continue;
       }
       const float* word = encoder_.word + id * hidden;
@@ -902,9 +928,13 @@ class Pass {
       const LowRank& part = adapter.layers[layer].sites[site];
       constexpr int kTokens = 12;
       for (; token < stop && part.rank + part.gates > 0; token += kTokens) {
-        lower_rest<kTokens>(part, std::min(kTokens, stop - token), inputs,
-                            x + static_cast<int64_t>(token) * x_stride, x_stride,
-                            low + static_cast<int64_t>(token) * batch_.columns, batch_.columns);
+        with_numbers_of(adapter, [&](auto numbers) {
+          using Number = std::remove_cv_t<std::remove_pointer_t<decltype(numbers)>>;
+          lower_rest<Number, kTokens>(part, std::min(kTokens, stop - token), inputs,
+                                      x + static_cast<int64_t>(token) * x_stride, x_stride,
+                                      low + static_cast<int64_t>(token) * batch_.columns,
+                                      batch_.columns);
+        });
       }
       token = stop;
     }
@@ -985,8 +1015,13 @@ class Pass {
         key_gate = value_gate = gate_of_row(low_in_, row, column);
         if (adapter.prefix_gates == 2) value_gate = gate_of_row(low_in_, row, column + 1);
       }
-      take_keys(layer.prefix_keys + offset, hidden, prefix, key_gate, 0, head);
-      take_values(layer.prefix_values + offset, hidden, prefix, value_gate, 0, head);
+      with_numbers_of(adapter, [&](auto numbers) {
+        using Pointer = decltype(numbers);
+        const auto *k = static_cast<Pointer>(layer.prefix_keys) + offset,
+                   *v = static_cast<Pointer>(layer.prefix_values) + offset;
+        take_keys(k, hidden, prefix, key_gate, 0, head);
+        take_values(v, hidden, prefix, value_gate, 0, head);
+      });
     }
     take_keys(fused + hidden, sizes_.fused, tokens, 1.0f, prefix, head);
     take_values(fused + 2 * hidden, sizes_.fused, tokens, 1.0f, prefix, head);
@@ -1043,7 +1078,11 @@ class Pass {
       const LowRank& part = adapter.layers[index].sites[kBottleneck];
       float gate = 1.0f;
       if (part.up && adapter.is_bottleneck_gated) gate = gate_of_row(low_out_, row, part.rank);
-      if (part.up) add_bottleneck(part, adapter.activation, gate, token, stop);
+      if (part.up) {
+        with_numbers_of(adapter, [&](auto numbers) {
+          add_bottleneck(part, numbers, adapter.activation, gate, token, stop);
+        });
+      }
       for (; token < stop; ++token) {
         normalize(layer.ffn_norm, encoder_.eps, hidden,
                   context_ + static_cast<int64_t>(token) * sizes_.hidden,
@@ -1056,39 +1095,43 @@ class Pass {
   }
 
   // context[token] += gate · (activate(low) up + bias), for tokens of one row.
-  void add_bottleneck(const LowRank& part, int activation, float gate, int first, int stop) const {
+  template <class Number>
+  void add_bottleneck(const LowRank& part, const Number*, int activation, float gate, int first,
+                      int stop) const {
     const int64_t columns = batch_.columns;
     for (int token = first; token < stop; ++token) {
       float* low = low_out_ + token * columns;
       for (int r = 0; r < part.rank; r += kLanes) {
         const __mmask16 mask = first_lanes(part.rank - r);
-        const Vec u = activate(activation, _mm512_maskz_loadu_ps(mask, low + r));
+        const Vec u = activate(activation, load(mask, low + r));
         _mm512_mask_storeu_ps(low + r, mask, _mm512_mul_ps(u, all(gate)));
       }
     }
     constexpr int kTokens = 6;
     for (int token = first; token < stop; token += kTokens) {
-      raise_rest<kTokens>(part, gate, token, std::min(kTokens, stop - token));
+      raise_rest<Number, kTokens>(part, gate, token, std::min(kTokens, stop - token));
     }
   }
 
-  template <int tokens>
+  template <class Number, int tokens>
   void raise_rest(const LowRank& part, float gate, int token, int count) const {
     if constexpr (tokens > 0) {
-      if (count < tokens) return raise_rest<tokens - 1>(part, gate, token, count);
+      if (count < tokens) return raise_rest<Number, tokens - 1>(part, gate, token, count);
       int i = 0;
-      for (; i + 4 * kLanes <= encoder_.hidden; i += 4 * kLanes) raise<tokens, 4>(part, gate, token, i);
-      for (; i < encoder_.hidden; i += kLanes) raise<tokens, 1>(part, gate, token, i);
+      for (; i + 4 * kLanes <= encoder_.hidden; i += 4 * kLanes) {
+        raise<Number, tokens, 4>(part, gate, token, i);
+      }
+      for (; i < encoder_.hidden; i += kLanes) raise<Number, tokens, 1>(part, gate, token, i);
     }
   }
 
   // context[token][i ..] += low[token] up + gate · bias.
-  template <int tokens, int vectors>
+  template <class Number, int tokens, int vectors>
   void raise(const LowRank& part, float gate, int token, int i) const {
     float* x = context_ + static_cast<int64_t>(token) * sizes_.hidden + i;
     const float* low = low_out_ + static_cast<int64_t>(token) * batch_.columns;
-    const float* up = part.up + i;
-    const float* bias = up + static_cast<int64_t>(part.rank) * encoder_.hidden;
+    const Number* up = static_cast<const Number*>(part.up) + i;
+    const Number* bias = up + static_cast<int64_t>(part.rank) * encoder_.hidden;
     Vec sums[tokens][vectors];
 #pragma GCC unroll 6
     for (int t = 0; t < tokens; ++t) {

@@ -6,7 +6,7 @@
 import ctypes
 import hashlib
 import os
-from ctypes import POINTER, c_float, c_int32, c_int64, c_uint32
+from ctypes import POINTER, c_float, c_int32, c_int64, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -88,9 +88,9 @@ class LowRank(ctypes.Structure):
     """A component of an adapter at one site; all zero where there is none."""
 
     _fields_ = (
-        ("down", _Floats),
+        ("down", c_void_p),
         ("bias", _Floats),
-        ("up", _Floats),
+        ("up", c_void_p),
         ("rank", c_int32),
         ("gates", c_int32),
         ("lora_gates", c_int32),
@@ -105,21 +105,22 @@ class AdapterLayer(ctypes.Structure):
 
     _fields_ = (
         ("sites", LowRank * len(SITES)),
-        ("prefix_keys", _Floats),
-        ("prefix_values", _Floats),
+        ("prefix_keys", c_void_p),
+        ("prefix_values", c_void_p),
     )
 
 
 class Adapter(ctypes.Structure):
-    """An adapter; ``activation`` is the bottleneck's."""
+    """An adapter; ``activation`` is the bottleneck's, a ``c_void_p`` is fp16 where ``is_half``."""
 
     _fields_ = (
         ("layers", POINTER(AdapterLayer)),
-        ("prompt", _Floats),
+        ("prompt", c_void_p),
         ("prefix_length", c_int32),
         ("prefix_gates", c_int32),
         ("activation", c_int32),
         ("is_bottleneck_gated", c_int32),
+        ("is_half", c_int32),
     )
 
 

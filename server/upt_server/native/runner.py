@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from upt_server.native import library
-from upt_server.native.adapter import AdapterTable
+from upt_server.native.adapter import AdapterTable, compact
 from upt_server.native.backbone import PackedBackbone
 from upt_server.native.library import LANES, Number, floats, load_kernel
 from upt_zoo.nn.adapter import PreparedAdapter, prepare
@@ -24,7 +24,7 @@ _ALIGNMENT = 64  # bytes of a cache line
 
 
 class NativeRunner:
-    """Runs the kernel; adapters are prepared in fp32, ``number`` is what the backbone multiplies.
+    """Runs the kernel; adapters compute in fp32, ``number`` is what the backbone multiplies.
 
     A row's answer is the same to the last bit whatever rows stand beside it.
     """
@@ -37,15 +37,14 @@ class NativeRunner:
         self._workspace = np.empty(0, np.float32)
 
     def prepare(self, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> PreparedAdapter:
-        """Fuse the adapter's tensors in fp32 and lay out the kernel's table of them."""
-        adapter = prepare(spec, tensors, dtype=torch.float32)
+        """Fuse the adapter's tensors and lay out the kernel's table of them."""
+        adapter = compact(prepare(spec, tensors, dtype=torch.float32))
         self._table(adapter)
         return adapter
 
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """Return each row's logits, in the rows' order: [output], or [token, 2] for spans."""
-        # rows of one adapter stand together: its tensors are then read once
-        order = sorted(range(len(rows)), key=lambda index: id(rows[index].adapter))
+        """Return each row's logits, in the rows' order, as ``upt_zoo.nn.heads`` forms them."""
+        order = _order(rows)
         sorted_rows = [rows[index] for index in order]
         batch = _Batch(sorted_rows, [self._table(row.adapter) for row in sorted_rows])
         hidden = torch.from_numpy(self._encode(batch))
@@ -74,6 +73,23 @@ class NativeRunner:
         space = floats(self._workspace[start:])
         self._kernel.upt_encode(encoder, struct, floats(hidden), space, self._threads)
         return hidden
+
+
+def _order(rows: Sequence[Row]) -> list[int]:
+    """Let rows of one adapter stand together, so that its tensors are read once.
+
+    Those with the longest row come first: what threads take last is small, and none waits long.
+    """
+    longest: dict[int, int] = {}
+    for row in rows:
+        adapter = id(row.adapter)
+        longest[adapter] = max(longest.get(adapter, 0), len(row.ids))
+
+    def place(index: int) -> tuple[int, int, int]:
+        row = rows[index]
+        return -longest[id(row.adapter)], id(row.adapter), -len(row.ids)
+
+    return sorted(range(len(rows)), key=place)
 
 
 class _Batch:
