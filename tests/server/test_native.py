@@ -337,24 +337,12 @@ def test_an_adapter_published_in_fp16_takes_half_the_memory_and_answers_to_the_b
         half = runner.prepare(spec, tensors)
         if spec.bottleneck is not None and (spec.lora is None or spec.lora.gated):
             assert half.size_bytes() < 0.7 * whole.size_bytes()
+        if spec.lora is not None and not spec.lora.gated and spec.lora.alpha != spec.lora.rank:
+            assert half.size_bytes() == whole.size_bytes()
         row = random_row(encoder, whole, 17, seed=seed)
         assert are_equal(
             runner.run([row]), runner.run([Row(ids=row.ids, type_ids=row.type_ids, adapter=half)])
         )
-
-
-def test_an_adapter_that_fp16_would_change_stays_in_fp32(
-    encoder: Encoder, backbone: Backbone
-) -> None:
-    skip_without("fp32")
-    spec = mixed_specs(backbone.identity)[-1]
-    tensors = {name: each.half().float() for name, each in torch_tensors(spec, 0).items()}
-    name = next(name for name in tensors if "bottleneck" in name and name.endswith("weight"))
-    tensors[name].view(-1)[0] = 0.1
-    kept = NativeRunner(encoder, "fp32", threads=1).prepare(spec, tensors)
-    assert kept.prompt is not None
-    assert kept.prompt.dtype == torch.float32
-    assert torch.equal(kept.prompt, tensors["prompt"])
 
 
 def test_the_parts_of_a_fused_product_are_found_by_target(backbone: Backbone) -> None:

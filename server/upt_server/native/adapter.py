@@ -1,9 +1,7 @@
-"""An adapter laid out for the kernel: in half the memory if it can, and a table of pointers."""
+"""An adapter laid out for the kernel: a table of pointers into its own tensors."""
 
 import ctypes
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import chain
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,55 +11,22 @@ from torch import Tensor
 from upt_server.native import library
 from upt_server.native.library import ACTIVATIONS, LANES, SITES, floats
 from upt_zoo.nn.adapter import LowRank, PreparedAdapter, PreparedLayer, Structure
+from upt_zoo.spec import AdapterSpec
 
 _PARTS = ("q", "k", "v")  # of the fused product's outputs
-_LINE = 64  # bytes of a cache line: every array of an adapter begins at one
 
 
-def compact(adapter: PreparedAdapter) -> PreparedAdapter:
-    """Return the adapter (fp32) with its layers in one piece of memory, in fp16 if that is exact.
+def held_in(spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """Return fp16 where an adapter is published in it and its numbers are used as they are.
 
-    It is where no weight changes; published adapters are mostly fp16 (docs/format.md). Biases stay
-    in fp32, as does the head.
+    They are not where LoRA is scaled (docs/format.md); such an adapter takes fp32 and twice the
+    memory. The head is fp32 in any case.
     """
-    weights = list(_weights(adapter))
-    can_halve = all(torch.equal(each.half().float(), each) for each in weights)
-    number = torch.float16 if can_halve else torch.float32
-    biases = list(_biases(adapter))
-    size = sum(_padded(each.numel() * number.itemsize) for each in weights)
-    size += sum(_padded(each.nbytes) for each in biases)
-    memory, used = torch.empty(size, dtype=torch.uint8), 0
-
-    def placed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-        nonlocal used
-        start, used = used, used + _padded(tensor.numel() * dtype.itemsize)
-        place = memory[start : start + tensor.numel() * dtype.itemsize].view(dtype)
-        return place.view(tensor.shape).copy_(tensor)
-
-    def weight(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else placed(tensor, number)
-
-    def part(each: LowRank | None) -> LowRank | None:
-        if each is None:
-            return None
-        down, bias = placed(each.down, number), placed(each.bias, torch.float32)
-        return replace(each, down=down, bias=bias, up=placed(each.up, number))
-
-    prompt = weight(adapter.prompt)
-    layers = tuple(
-        replace(
-            layer,
-            attention_in=part(layer.attention_in),
-            attention_out=part(layer.attention_out),
-            ffn_up=part(layer.ffn_up),
-            ffn_down=part(layer.ffn_down),
-            bottleneck=part(layer.bottleneck),
-            prefix_keys=weight(layer.prefix_keys),
-            prefix_values=weight(layer.prefix_values),
-        )
-        for layer in adapter.layers
-    )
-    return replace(adapter, prompt=prompt, layers=layers)
+    lora = spec.lora
+    is_scaled = lora is not None and not lora.gated and lora.alpha != lora.rank
+    body = (tensor for name, tensor in tensors.items() if "head." not in name)
+    is_half = all(tensor.dtype == torch.float16 for tensor in body)
+    return torch.float16 if is_half and not is_scaled else torch.float32
 
 
 class AdapterTable:
@@ -77,18 +42,17 @@ class AdapterTable:
         self.columns, self.sites = LANES, 0
         self.prompt_length, self.prefix_length = adapter.prompt_length, structure.prefix_length
         layers = (library.AdapterLayer * len(adapter.layers))()
-        for table, layer in zip(layers, adapter.layers, strict=True):
-            self._fill(table, layer, structure)
         self.struct = library.Adapter(
             layers=layers,
             prefix_length=structure.prefix_length,
             prefix_gates=structure.prefix_gates,
             activation=ACTIVATIONS.index(structure.bottleneck_activation),
             is_bottleneck_gated=structure.is_bottleneck_gated,
-            is_half=any(each.dtype == torch.float16 for each in _weights(adapter)),
         )
         if adapter.prompt is not None:
             self.struct.prompt = self._weights(adapter.prompt)
+        for table, layer in zip(layers, adapter.layers, strict=True):
+            self._fill(table, layer, structure)
 
     def _fill(
         self, table: library.AdapterLayer, layer: PreparedLayer, structure: Structure
@@ -107,7 +71,7 @@ class AdapterTable:
         self.columns = max(self.columns, -(-part.down.shape[1] // LANES) * LANES)
         table = library.LowRank(
             down=self._weights(part.down),
-            bias=floats(self._kept_array(part.bias)),
+            bias=floats(self._kept_array(part.bias.float())),
             rank=rank,
             gates=part.gates,
         )
@@ -121,37 +85,13 @@ class AdapterTable:
         return table
 
     def _weights(self, tensor: Tensor) -> int:
+        self.struct.is_half = tensor.dtype == torch.float16
         return int(self._kept_array(tensor).ctypes.data)
 
     def _kept_array(self, tensor: Tensor) -> NDArray[np.generic]:
         array: NDArray[np.generic] = np.ascontiguousarray(tensor.numpy())
         self._kept.append(array)
         return array
-
-
-def _parts(adapter: PreparedAdapter) -> Iterator[LowRank]:
-    for layer in adapter.layers:
-        for site in SITES:
-            part: LowRank | None = getattr(layer, site)
-            if part is not None:
-                yield part
-
-
-def _weights(adapter: PreparedAdapter) -> Iterator[Tensor]:
-    """Yield what the kernel may hold in fp16."""
-    prefixes = [(layer.prefix_keys, layer.prefix_values) for layer in adapter.layers]
-    found = [adapter.prompt, *chain.from_iterable(prefixes)]
-    yield from (each for each in found if each is not None)
-    for part in _parts(adapter):
-        yield from (part.down, part.up)
-
-
-def _biases(adapter: PreparedAdapter) -> Iterator[Tensor]:
-    yield from (part.bias for part in _parts(adapter))
-
-
-def _padded(size_bytes: int) -> int:
-    return -(-size_bytes // _LINE) * _LINE
 
 
 def _part_starts(structure: Structure) -> "ctypes.Array[ctypes.c_int32]":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from upt_server.native import library
-from upt_server.native.adapter import AdapterTable, compact
+from upt_server.native.adapter import AdapterTable, held_in
 from upt_server.native.backbone import PackedBackbone
 from upt_server.native.library import LANES, Number, floats, load_kernel
 from upt_zoo.nn.adapter import PreparedAdapter, prepare
@@ -38,7 +38,7 @@ class NativeRunner:
 
     def prepare(self, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> PreparedAdapter:
         """Fuse the adapter's tensors and lay out the kernel's table of them."""
-        adapter = compact(prepare(spec, tensors, dtype=torch.float32))
+        adapter = prepare(spec, tensors, dtype=held_in(spec, tensors))
         self._table(adapter)
         return adapter
 
