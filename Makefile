@@ -5,6 +5,7 @@ VENV ?= .venv
 PROTOS_VENV ?= .venv-protos
 TRITON_VENV ?= .venv-triton
 HUB_VENV ?= .venv-hub
+DEPLOY_VENV ?= .venv-deploy
 BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -15,10 +16,11 @@ KERNEL := server/upt_server/native/kernel.cpp
 PROTOS_SETUP := $(PROTOS_VENV)/.upt-installed
 TRITON_SETUP := $(TRITON_VENV)/.upt-installed
 HUB_SETUP := $(HUB_VENV)/.upt-installed
+DEPLOY_SETUP := $(DEPLOY_VENV)/.upt-installed
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check fix test test-gpu protos bench demo clean
+.PHONY: help setup check fix test test-gpu protos docs bench results demo clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -31,14 +33,15 @@ check: $(SETUP) $(PROTOS_SETUP) ## Check format, lint, types, import arrows and 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PROTOS_VENV)/bin/python protos/generate.py --check
+	$(PYTHON) docs/generate_docs.py --check
 
 fix: $(SETUP) ## Mend what ruff can mend
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
 # one thread: on busy cores several wait for each other (twice as long), on idle ones they gain nothing
-test: $(SETUP) $(TRITON_SETUP) $(HUB_SETUP) ## Run all tests; the branch coverage of zoo and server is gated
-	TRITON_VENV=$(TRITON_VENV) HUB_VENV=$(HUB_VENV) OMP_NUM_THREADS=1 \
+test: $(SETUP) $(TRITON_SETUP) $(HUB_SETUP) $(DEPLOY_SETUP) ## Run all tests; the branch coverage of zoo and server is gated
+	TRITON_VENV=$(TRITON_VENV) HUB_VENV=$(HUB_VENV) DEPLOY_VENV=$(DEPLOY_VENV) OMP_NUM_THREADS=1 \
 	  $(PYTHON) -m pytest -q --cov --cov-report=
 	$(BIN)/coverage report --include='zoo/*,server/*' --fail-under=$(COVERAGE_GATE)
 
@@ -48,14 +51,20 @@ test-gpu: $(SETUP) ## Run the tests that need a GPU
 protos: $(PROTOS_SETUP) ## Generate the stubs from the .proto files
 	$(PROTOS_VENV)/bin/python protos/generate.py
 
+docs: $(SETUP) ## Write the tables of the documents that the code knows
+	$(PYTHON) docs/generate_docs.py
+
 bench: $(SETUP) ## Measure the engine beside transformers; BENCH=--quick: the main cells in ten minutes
 	$(PYTHON) benchmarks/engine.py $(BENCH)
+
+results: $(SETUP) ## Render the tables and plots of docs/results.md from the run records
+	$(PYTHON) training/render_page.py docs/results.md
 
 demo: $(SETUP) ## Show upt at work on this machine
 	$(PYTHON) demo.py
 
 clean: ## Remove caches and results of checks; the virtual environment stays
-	rm -rf $(PROTOS_VENV) $(TRITON_VENV) $(HUB_VENV) build dist .coverage .coverage.* \
+	rm -rf $(PROTOS_VENV) $(TRITON_VENV) $(HUB_VENV) $(DEPLOY_VENV) build dist .coverage .coverage.* \
 	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # torch comes first and alone: a package that asks for any torch then finds this one
@@ -78,4 +87,9 @@ $(TRITON_SETUP): tests/e2e/requirements-triton.txt
 $(HUB_SETUP): tests/zoo/requirements-hub.txt
 	test -x $(HUB_VENV)/bin/python || python3 -m venv $(HUB_VENV)
 	$(HUB_VENV)/bin/python $(INSTALL) -r tests/zoo/requirements-hub.txt
+	touch $@
+
+$(DEPLOY_SETUP): tests/deploy/requirements.txt
+	test -x $(DEPLOY_VENV)/bin/python || python3 -m venv $(DEPLOY_VENV)
+	$(DEPLOY_VENV)/bin/python $(INSTALL) -r tests/deploy/requirements.txt
 	touch $@

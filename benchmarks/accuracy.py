@@ -83,8 +83,7 @@ def _answers(
     texts: Sequence[tuple[str, ...]],
 ) -> list[Answer]:
     adapter = runner.prepare(spec, {name: torch.from_numpy(t) for name, t in tensors.items()})
-    is_span = spec.head.kind == "span"
-    encoded = [tokenizer.encode(spec.task, fields, is_span=is_span) for fields in texts]
+    encoded = [tokenizer.encode(spec.task, fields, kind=spec.head.kind) for fields in texts]
     rows = [
         Row(ids=row.ids, type_ids=row.type_ids, adapter=adapter)
         for windows in encoded

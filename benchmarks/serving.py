@@ -80,7 +80,7 @@ def _engine(
     adapters = [runner.prepare(spec, adapter_tensors(spec, i)) for i, spec in enumerate(specs)]
     rows = []
     for spec, text, adapter in zip(specs, texts, adapters, strict=True):
-        (encoded,) = tokenizer.encode(spec.task, (text,), is_span=False)
+        (encoded,) = tokenizer.encode(spec.task, (text,), kind="classification")
         rows.append(Row(ids=encoded.ids, type_ids=encoded.type_ids, adapter=adapter))
     runner.run(rows)
     started, batches = perf_counter(), 0

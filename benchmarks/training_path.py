@@ -10,16 +10,16 @@ interleaved; losses and gradients are compared first. Prints JSON: seconds a ste
 
 import json
 import math
-import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from upt_benchmarks.machine import this_machine
+from upt_benchmarks.timing import clocked, measure_rounds, middle
 from upt_benchmarks.workloads import UNION, adapter_spec
 from upt_zoo.backbone import resolve_backbone
 from upt_zoo.layout import tensor_shapes
@@ -44,9 +44,8 @@ def main() -> int:
         for name, shape in tensor_shapes(spec).items()
     }
     result = {
-        "processor": platform.processor() or platform.machine(),
+        "machine": asdict(this_machine()),
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
         "rows": ROWS,
         "steps": STEPS,
         "mean_tokens": {name: measure(encoder, spec, weights, *of) for name, of in LENGTHS.items()},
@@ -65,14 +64,11 @@ def measure(
     packed = step(weights, labels, lambda: packed_logits(encoder, spec, weights, rows))
     plain = step(weights, labels, lambda: plain_logits(encoder, spec, weights, rows))
     check_equal(weights, packed, plain)
-    seconds: dict[str, list[float]] = {"packed": [], "plain": []}
-    for turn in range(WARMUP + STEPS):
-        for name, run in (("packed", packed), ("plain", plain)):
-            started = time.perf_counter()
-            run()
-            if turn >= WARMUP:
-                seconds[name].append(time.perf_counter() - started)
-    medians = {name: round(statistics.median(values), 5) for name, values in seconds.items()}
+    ways = {"packed": clocked(packed), "plain": clocked(plain)}
+    rounds = measure_rounds(ways, ways, rounds=STEPS, budget_s=0, warm_ups=WARMUP)
+    medians = {
+        name: round(middle(list(times.values())) / 1000, 5) for name, times in rounds.times.items()
+    }
     return {**medians, "packed / plain": round(medians["packed"] / medians["plain"], 3)}
 
 

@@ -13,6 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_CACHE"] = os.environ["HF_TOKEN_PATH"] = os.devnull
 for name in ("HF_TOKEN", "HF_ENDPOINT", "UPT_ZOO_HOME", "UPT_ZOO_REMOTES", "UPT_ZOO_OFFLINE"):
     os.environ.pop(name, None)
+for name in [name for name in os.environ if name.startswith("UPT_SERVER_")]:
+    os.environ.pop(name)
 install_import_hook("upt_zoo.nn", "beartype.beartype")
 settings.register_profile("fuzz", max_examples=100_000, deadline=None)  # see CONTRIBUTING.md
 

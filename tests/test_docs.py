@@ -17,15 +17,16 @@ from pydantic import BaseModel
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+import generate_docs
 import upt_zoo.manifest
 import upt_zoo.signatures
 import upt_zoo.spec
-import upt_zoo.terminal
+from upt_server.configuration import options_of, variable_of
 from upt_server.inputs import Limits
 from upt_server.metrics import Metrics
 from upt_server.results import BatchFacts
-from upt_server.statuses import CODES, code_of
 from upt_testing.adapters import BOTTLENECK, LORA, PREFIX, PROMPT, tiny_spec
+from upt_testing.predictions import make_prediction
 from upt_training.recipe import Recipe
 from upt_zoo.errors import UptError
 from upt_zoo.layout import tensor_shapes
@@ -223,6 +224,8 @@ def test_every_make_target_exists(name: str) -> None:
 def test_every_environment_variable_is_one_that_upt_reads(name: str) -> None:
     sources = [file for folder in ("zoo", "server", "training") for file in folder_files(folder)]
     known = {found for file in sources for found in re.findall(r"UPT_[A-Z_]+", file.read_text())}
+    run = subcommand(("upt-server", "run"))
+    known |= set(map(variable_of, options_of(run.params)))
     assert set(re.findall(r"UPT_[A-Z_]+", read(name))) <= known
 
 
@@ -256,15 +259,14 @@ def is_there(dotted: str) -> bool:
     return True
 
 
-def test_the_servers_options_are_listed_with_their_defaults() -> None:
-    expected = options(subcommand(("upt-server", "run")))
-    documented = {code(row[0]): row[1] for row in table(read("docs/serving.md"), "## Run")}
-    assert documented.keys() == expected.keys()
-    for option, default in expected.items():
-        if default in (None, "", False):
-            assert documented[option], option
-        else:
-            assert documented[option] == f"`{default}`"
+def test_the_generated_tables_are_what_the_code_says() -> None:
+    assert [file.name for file, _ in generate_docs.stale()] == [], "run `make docs`"
+
+
+def test_every_error_says_its_cause_and_its_cure() -> None:
+    for kind in generate_docs.tree(UptError):
+        assert kind.__doc__
+        assert "cure" in vars(kind), kind
 
 
 def test_the_commands_of_the_zoo_are_listed_with_all_their_options() -> None:
@@ -284,25 +286,13 @@ def test_the_recipes_keys_are_listed_with_their_defaults() -> None:
             assert yaml.safe_load(rows[name]) == field.default, name
 
 
-def test_the_documented_errors_are_those_of_the_statuses() -> None:
-    rows = table(read("docs/serving.md"), "## Errors")
-    documented = [(code(status), code(error)) for status, error, _ in rows]
-    expected = [(status.name, kind.__name__) for kind, status in CODES.items()]
-    assert code_of(UptError()) is StatusCode.INTERNAL
-    assert documented == [*expected, ("INTERNAL", "UptError")]
-
-
-def test_the_documented_exit_codes_are_those_of_the_command_line() -> None:
-    rows = table(read("docs/zoo.md"), "## Exit codes")
-    documented = [(int(number), codes(error)) for number, error, _ in rows]
-    expected = [(number, [kind.__name__]) for kind, number in upt_zoo.terminal.EXIT_CODES.items()]
-    assert documented == sorted([(0, []), (2, []), (upt_zoo.terminal.UNEXPECTED, []), *expected])
-
-
 def test_the_documented_metrics_are_those_of_the_server() -> None:
     metrics = Metrics()
     metrics.server_built(version="1", backbone_digest="d", precision="exact", runner="r")
     metrics.queue_built(lambda: 0)
+    metrics.memory_built(lambda: 0)
+    metrics.limits_set(batch_tokens=1, queue_tokens=1, adapter_bytes=1)
+    metrics.call_answered(make_prediction("sst2"))
     metrics.batch_computed(BatchFacts(rows=1, tokens=1, distinct_adapters=1, forward_ms=1))
     metrics.adapter_loaded(1, 1)
     metrics.adapter_evicted(0)

@@ -1,13 +1,18 @@
-"""The README's figures against what they come from: the catalogue and the run records."""
+"""The figures of README and results page against the catalogue and the run records."""
 
-import json
 import re
+import runpy
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from upt_training.records import Record
+from upt_training.cli import app
+from upt_training.records import read_record, record_file
+from upt_training.table import read_records
 from upt_zoo.catalogue import embedded_catalogue
+from upt_zoo.errors import UptError
 from upt_zoo.references import Reference
 
 ROOT = Path(__file__).parents[1]
@@ -19,8 +24,7 @@ ROW = re.compile(
 ROWS = {found["task"]: found for found in ROW.finditer((ROOT / "README.md").read_text())}
 
 
-def record(task: str, method: str) -> Record:
-    return Record.model_validate(json.loads((RECORDS / f"{task}-{method}-seed1.json").read_text()))
+RUNS = read_records(RECORDS)
 
 
 def test_the_readme_lists_the_whole_catalogue() -> None:
@@ -38,16 +42,45 @@ def test_the_readme_says_what_the_adapter_of_the_catalogue_reached(task: str) ->
 @pytest.mark.parametrize("task", ROWS)
 def test_every_adapter_of_the_catalogue_has_its_run_record(task: str) -> None:
     stored = embedded_catalogue().resolve(Reference(name=task))
-    run = record(task, "unipelt_prompt")
-    assert run.adapter == f"{stored.reference}@{stored.digest}"
+    (run,) = (run for run in RUNS if run.adapter == f"{stored.reference}@{stored.digest}")
     assert run.metrics == stored.spec.lineage.metrics
     assert run.files == stored.spec.lineage.files
 
 
 @pytest.mark.parametrize("task", ROWS)
 def test_the_readme_says_what_full_fine_tuning_reached(task: str) -> None:
+    file = RECORDS / f"{task}-full-seed1.json"
     if ROWS[task]["full"] == "n/a":
-        assert not (RECORDS / f"{task}-full-seed1.json").exists()
+        assert not file.exists()
         return
-    value = record(task, "full").metrics[f"dev/{ROWS[task]['metric']}"]
+    value = read_record(file).metrics[f"dev/{ROWS[task]['metric']}"]
     assert ROWS[task]["full"] == f"{value:.1f}"
+
+
+def test_the_page_of_results_is_what_its_commands_print(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make results` writes it; plots are compared to the byte too."""
+    monkeypatch.chdir(ROOT)
+    drawn: list[Path] = []
+
+    def run(words: Sequence[str]) -> str:
+        given = list(words[1:])
+        if "--plot" in given:
+            at = given.index("--plot") + 1
+            drawn.append(Path(given[at]))
+            given[at] = str(tmp_path / drawn[-1].name)
+        result = CliRunner().invoke(app, given)
+        if isinstance(result.exception, UptError):
+            return f"*upt-train: {result.exception}*"
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert page == runpy.run_path("training/render_page.py")["render"](page, run)
+    for file in drawn:
+        assert file.read_text() == (tmp_path / file.name).read_text()
+
+
+def test_every_record_stands_where_a_repeated_run_looks_for_it() -> None:
+    assert sorted(RECORDS.iterdir()) == sorted(record_file(RECORDS, run.recipe) for run in RUNS)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import torch
 
@@ -24,24 +25,35 @@ class Setup:
     threads: int
 
 
-def work(prepare: Callable[[Setup], Callable[[], object]], packages: Sequence[str]) -> None:
-    """Answer until the input ends; whatever libraries print goes to standard error."""
+def work(
+    prepare: Callable[[Any], Callable[[], object]],
+    packages: Sequence[str],
+    *,
+    setup: type[Any] = Setup,
+) -> None:
+    """Answer until the input ends; whatever libraries print goes to standard error.
+
+    What ``prepare`` returns runs without gradients and is timed here, unless it returns its own
+    milliseconds: then it learns.
+    """
+    is_learning = setup is not Setup
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     run: Callable[[], object] | None = None
     for line in sys.stdin:
         message = json.loads(line)
         if "setup" in message:
-            setup = Setup(**message["setup"])
-            torch.set_num_threads(setup.threads)
+            wanted = setup(**message["setup"])
+            torch.set_num_threads(wanted.threads)
             torch.manual_seed(0)
-            run = prepare(setup)
+            run = prepare(wanted)
             answer: Mapping[str, object] = {name: version(name) for name in packages}
         elif run is not None:
-            with torch.inference_mode():
+            with torch.inference_mode(not is_learning):
                 started = time.perf_counter()
-                run()
-                answer = {"ms": (time.perf_counter() - started) * 1000}
+                result = run()
+                ms = result if is_learning else (time.perf_counter() - started) * 1000
+                answer = {"ms": ms}
         answers.write(json.dumps(answer) + "\n")
 
 

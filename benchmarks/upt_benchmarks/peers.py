@@ -11,7 +11,7 @@ import sys
 import venv
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +43,24 @@ class PeerSetup:
     threads: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What a worker that trains is told once: rows of a task with two labels, and how to learn.
+
+    ``is_grouped`` puts rows of like lengths into a batch.
+    """
+
+    checkpoint: Path
+    rows: Sequence[Sequence[int]]
+    type_ids: Sequence[Sequence[int]]
+    labels: Sequence[int]
+    batch_size: int
+    dropout: float
+    bf16: bool
+    is_grouped: bool
+    threads: int
+
+
 def peer_python(name: PeerName, folder: Path) -> Path:
     """Return the interpreter of a peer's environment, made first where it does not exist.
 
@@ -66,31 +84,23 @@ def peer_python(name: PeerName, folder: Path) -> Path:
 
 
 class Peer:
-    """A worker process that holds one batch ready; leave the context to end it."""
+    """A worker process that holds one batch, or a lesson, ready; leave the context to end it."""
 
-    def __init__(self, name: PeerName, folder: Path, setup: PeerSetup) -> None:
+    def __init__(self, name: PeerName, folder: Path, setup: PeerSetup | Lesson) -> None:
+        kind = "trainer" if isinstance(setup, Lesson) else "worker"
         environment = {**os.environ, **_QUIET, "OMP_NUM_THREADS": str(setup.threads)}
         self._process = subprocess.Popen(
-            [str(peer_python(name, folder)), "-u", str(_SOURCES / f"{name}_worker.py")],
+            [str(peer_python(name, folder)), "-u", str(_SOURCES / f"{name}_{kind}.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
         )
-        answer = self._ask(
-            {
-                "setup": {
-                    "checkpoint": str(setup.checkpoint),
-                    "rows": [list(row) for row in setup.rows],
-                    "adapters": setup.adapters,
-                    "threads": setup.threads,
-                }
-            }
-        )
+        answer = self._ask({"setup": {**asdict(setup), "checkpoint": str(setup.checkpoint)}})
         self.versions = {str(key): str(value) for key, value in answer.items()}
 
     def __call__(self) -> float:
-        """Run the batch once; return the worker's milliseconds.
+        """Run the batch, or the lesson, once; return the worker's milliseconds.
 
         Raises:
             PeerFailed: the worker ended.

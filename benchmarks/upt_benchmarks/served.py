@@ -4,7 +4,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +54,12 @@ def publish_random(home: Path, specs: Sequence[AdapterSpec]) -> list[str]:
 
 def mixed_texts() -> list[str]:
     """Return sentences of plain words as long as the mixed workload's rows."""
+    return texts_of(row_lengths("mix", _LARGEST_BATCH))
+
+
+def texts_of(lengths: Iterable[int]) -> list[str]:
+    """Return a sentence of plain words for each number of tokens, 3 or more."""
     words, source = _WORDS.split(), random.Random(0)
-    lengths = row_lengths("mix", _LARGEST_BATCH)
     return [" ".join(source.choices(words, k=length - 2)) for length in lengths]
 
 

@@ -64,7 +64,7 @@ def build_soaked(home: Path, backbone: Backbone, *, names: int, runner: RunnerCh
     chosen = load_runner(backbone, "exact", wanted=runner, threads=2, cache=None)
     tokenizer = Tokenizer(backbone.tokenizer_file)
     truth.learn(store, [*adapters, flawed, killed], texts, runner=chosen, tokenizer=tokenizer)
-    (row,) = tokenizer.encode(flawed.spec.task, (_UNLUCKY_WORD,), is_span=False)
+    (row,) = tokenizer.encode(flawed.spec.task, (_UNLUCKY_WORD,), kind="classification")
     faulty = FaultyRunner(chosen, unlucky_token=row.ids[1])
     metrics = Metrics()
     settings = _settings(home, max_adapter_bytes=truth.size_bytes // 2)

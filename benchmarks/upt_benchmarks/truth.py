@@ -47,7 +47,7 @@ class Truth:
             adapter = runner.prepare(spec, tensors)
             self.size_bytes += adapter.size_bytes()
             for text in texts:
-                rows = tokenizer.encode(spec.task, (text,), is_span=False)
+                rows = tokenizer.encode(spec.task, (text,), kind="classification")
                 run = [Row(ids=row.ids, type_ids=row.type_ids, adapter=adapter) for row in rows]
                 answered = answer(spec, (text,), rows, runner.run(run))
                 assert isinstance(answered, LabelAnswer)

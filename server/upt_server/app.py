@@ -5,7 +5,7 @@ import importlib.metadata
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -34,8 +34,13 @@ from upt_server.residency import Residency
 from upt_server.routes import Routes
 from upt_server.runner import Runner
 from upt_server.runner_choice import load_runner
+from upt_server.self_check import SelfCheck
 from upt_server.service import Answers, InferenceService
 from upt_server.settings import Settings
+from upt_server.telemetry.grpc_recorder import GrpcRecorder
+from upt_server.telemetry.recorder import Recorder
+from upt_server.telemetry.traces import open_tracer
+from upt_server.telemetry.tracing import Tracer
 from upt_server.tls import is_loopback
 from upt_server.working_set import read_working_set, remembering
 from upt_zoo.backbone import Backbone, resolve_backbone
@@ -50,6 +55,14 @@ OPEN_INFERENCE_SERVICE = open_inference_pb2.DESCRIPTOR.services_by_name[
     "GRPCInferenceService"
 ].full_name
 ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
+_GRPC_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a second server on the port shall fail
+    # who is gone without a word is found out, and silent connections are closed
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_connection_idle_ms", 300_000),
+)
 _LAST_WORDS_S = 1.0  # for answers on their way out, and for streams that never end by themselves
 
 
@@ -68,15 +81,19 @@ async def serve(settings: Settings, on_ready: Callable[[Ports], None]) -> None:
     Raises:
         OSError: a port is taken.
         UptError: the backbone or an adapter to preload is missing, damaged or of another kind.
+        WrongAnswer: of the adapters to load first, none answers as it should.
     """
     metrics = Metrics()
-    engine = await asyncio.to_thread(_load_engine, settings, metrics)
-    server = Server(engine, metrics, settings)
+    tracer = open_tracer(settings.traces, _version())
+    recorder = Recorder(tracer=tracer, logged=settings.logged_calls)
+    engine = await asyncio.to_thread(_load_engine, settings, metrics, tracer)
+    server = Server(engine, metrics, settings, recorder)
     try:
         ports = await server.start()
         if settings.warm_start is not None:
             await engine.warm(read_working_set(settings.warm_start))
         await engine.preload(settings.preload)
+        engine.check_servable()
         # until here a signal ends the process at once: there is nothing to finish
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.stop.set)
@@ -87,10 +104,16 @@ async def serve(settings: Settings, on_ready: Callable[[Ports], None]) -> None:
             await server.stop.wait()
     finally:
         await server.drain()
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
 
 
 def build_engine(
-    settings: Settings, backbone: Backbone, runner: Runner, metrics: Metrics
+    settings: Settings,
+    backbone: Backbone,
+    runner: Runner,
+    metrics: Metrics,
+    tracer: Tracer | None = None,
 ) -> Engine:
     """Put an engine together around a runner."""
     metrics.server_built(
@@ -104,19 +127,28 @@ def build_engine(
         budget=settings.budget,
         max_queue_tokens=settings.max_queue_tokens,
         observe=metrics.batch_computed,
+        tracer=tracer,
     )
     metrics.queue_built(lambda: batcher.queue_rows)
-    store = home_store(settings.home)
-    return Engine(
+    metrics.limits_set(
+        batch_tokens=settings.budget.tokens,
+        queue_tokens=settings.max_queue_tokens,
+        adapter_bytes=settings.max_adapter_bytes,
+    )
+    store, tokenizer = home_store(settings.home), Tokenizer(backbone.tokenizer_file)
+    checks = SelfCheck(tokenizer, batcher, settings.precision)
+    engine = Engine(
         backbone_digest=backbone.identity.digest,
         precision=settings.precision,
-        tokenizer=Tokenizer(backbone.tokenizer_file),
+        tokenizer=tokenizer,
         residency=Residency(
             store,
             backbone,
             runner,
             limit_bytes=settings.max_adapter_bytes,
             observer=metrics,
+            check=None if settings.self_check == "off" else checks.check,
+            are_all_checked=settings.self_check == "all",
         ),
         batcher=batcher,
         gates=GateReader(backbone, store),
@@ -125,6 +157,8 @@ def build_engine(
         routes=Routes(settings.routes),
         weights=settings.weights,
     )
+    metrics.memory_built(lambda: engine.status().adapter_bytes)
+    return engine
 
 
 class Server:
@@ -136,19 +170,29 @@ class Server:
         InvalidInput: a port for operators without tokens.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: Metrics,
+        settings: Settings,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._engine, self._settings = engine, settings
+        recorder = recorder or Recorder()
+        self._recorder = GrpcRecorder(recorder, engine.access)
         self.stop = asyncio.Event()
         self._health = health.aio.HealthServicer()
         refused = partial(metrics.call_failed, ())
-        self._grpc = _grpc_server(settings, GrpcGuard(engine.access, refused))
+        self._grpc = _grpc_server(settings, (self._recorder, GrpcGuard(engine.access, refused)))
         answers = Answers(engine, metrics)
         open_inference = OpenInferenceAnswers(
             engine, metrics, _version(), has_model_control=settings.has_model_control
         )
-        inference_pb2_grpc.add_InferenceServicer_to_server(InferenceService(answers), self._grpc)
+        inference_pb2_grpc.add_InferenceServicer_to_server(
+            InferenceService(answers, recorder), self._grpc
+        )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            OpenInferenceService(open_inference), self._grpc
+            OpenInferenceService(open_inference, recorder), self._grpc
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = (
@@ -165,6 +209,7 @@ class Server:
             engine.gate,
             metrics,
             engine.access,
+            recorder,
             more_routes=[*rest.build_routes(open_inference), *openapi.build_routes(_version())],
             max_calls=settings.max_concurrent_calls,
             has_metrics=settings.has_metrics,
@@ -197,7 +242,7 @@ class Server:
             )
         # whatever is asked there, reflection too, needs the scope
         guard = GrpcGuard(self._engine.access, refused, need_of=lambda _: "admin")
-        server = _grpc_server(self._settings, guard)
+        server = _grpc_server(self._settings, (self._recorder, guard))
         admin_pb2_grpc.add_AdminServicer_to_server(
             AdminService(self._engine, _version(), self.stop), server
         )
@@ -240,11 +285,13 @@ class Server:
             await self._health.set(name, status)
 
 
-def _grpc_server(settings: Settings, guard: GrpcGuard) -> grpc.aio.Server:
+def _grpc_server(
+    settings: Settings, interceptors: Sequence[grpc.aio.ServerInterceptor]
+) -> grpc.aio.Server:
     return grpc.aio.server(
-        interceptors=(guard,),
+        interceptors=interceptors,
         maximum_concurrent_rpcs=settings.max_concurrent_calls,
-        options=(("grpc.so_reuseport", 0),),  # a second server on the port shall fail
+        options=_GRPC_OPTIONS,
     )
 
 
@@ -257,7 +304,7 @@ def _build_access(settings: Settings) -> Access:
     return Access(tokens, is_local=is_local)
 
 
-def _load_engine(settings: Settings, metrics: Metrics) -> Engine:
+def _load_engine(settings: Settings, metrics: Metrics, tracer: Tracer | None) -> Engine:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     backbone = resolve_backbone(settings.backbone)
@@ -269,7 +316,7 @@ def _load_engine(settings: Settings, metrics: Metrics) -> Engine:
         cache=settings.runner_cache,
         device=settings.device,
     )
-    return build_engine(settings, backbone, runner, metrics)
+    return build_engine(settings, backbone, runner, metrics, tracer)
 
 
 def _version() -> str:

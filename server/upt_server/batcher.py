@@ -22,6 +22,8 @@ from upt_server.pace import Pace
 from upt_server.results import BatchFacts
 from upt_server.runner import Runner
 from upt_server.scheduling import Budget, FairQueue, Priority, Waiting
+from upt_server.telemetry.records import at_hand
+from upt_server.telemetry.tracing import BatchSpan, CallSpan, Phase, Tracer
 from upt_zoo.answers import Logits
 from upt_zoo.nn.packing import Row
 
@@ -59,11 +61,21 @@ class Computed:
 class _Call:
     """The jobs of one caller; ``done`` is its reply channel."""
 
-    def __init__(self, done: asyncio.Future[None], size: int) -> None:
-        self.done = done
+    def __init__(self, done: asyncio.Future[None], size: int, span: CallSpan | None) -> None:
+        self.done, self.span = done, span
+        self._waiting: Phase | None = None
         self.logits: dict[int, Logits] = {}
         self.batches: list[BatchFacts] = []
         self._size = size
+
+    def enter_queue(self) -> None:
+        if self.span is not None:
+            self._waiting = self.span.begin("queue")
+
+    def leave_queue(self) -> None:
+        if self._waiting is not None:
+            self._waiting.end()
+            self._waiting = None
 
     def finish(self, facts: BatchFacts, logits: dict[int, Logits]) -> None:
         self.batches.append(facts)
@@ -92,7 +104,7 @@ class _Entry:
 class Batcher:
     """Gathers rows into batches and hands each caller its own logits.
 
-    ``observe`` is told of every batch that was computed.
+    ``observe`` is told of every batch that was computed, ``tracer`` of those of traced calls.
     """
 
     def __init__(
@@ -102,8 +114,10 @@ class Batcher:
         budget: Budget,
         max_queue_tokens: int,
         observe: Callable[[BatchFacts], None],
+        tracer: Tracer | None = None,
     ) -> None:
         self._runner, self._budget, self._observe = runner, budget, observe
+        self._tracer = tracer
         self._queue = FairQueue[_Entry](max_queue_tokens)
         self._pace = Pace()
         self._admission = Admission(self._queue, self._pace, budget)
@@ -125,7 +139,8 @@ class Batcher:
             Overloaded: the queue is full, or so full that no answer would come in ``time_left_s``.
         """
         loop = asyncio.get_running_loop()
-        call = _Call(loop.create_future(), len(jobs))
+        record = at_hand()
+        call = _Call(loop.create_future(), len(jobs), record.span if record else None)
         entries = [
             _Entry(
                 row=job.row,
@@ -141,12 +156,14 @@ class Batcher:
         self.check_admission(entries, time_left_s)
         started = perf_counter()
         self._queue.add(entries)
+        call.enter_queue()
         # not at once: calls that became ready together share a batch
         loop.call_soon(self._start_batch)
         try:
             await call.done
         finally:
             self._queue.discard(entries)
+            call.leave_queue()
         forward_s = sum(facts.forward_ms for facts in call.batches) / 1000
         return Computed(
             logits=tuple(call.logits[index] for index in range(len(jobs))),
@@ -181,7 +198,16 @@ class Batcher:
         self._running = asyncio.get_running_loop().run_in_executor(
             self._thread, self._run, [entry.row for entry in entries]
         )
-        self._running.add_done_callback(lambda ran: self._finish_batch(entries, ran))
+        span = self._trace_batch(entries)
+        self._running.add_done_callback(lambda ran: self._finish_batch(entries, ran, span))
+
+    def _trace_batch(self, entries: list[_Entry]) -> BatchSpan | None:
+        if self._tracer is None:
+            return None
+        calls = list(dict.fromkeys(entry.call for entry in entries))
+        for call in calls:
+            call.leave_queue()
+        return self._tracer.begin_batch([call.span for call in calls if call.span])
 
     def _run(self, rows: list[Row]) -> tuple[list[Logits | Exception], float]:
         """Compute on the runner's thread; return logits or errors, and the seconds it took."""
@@ -190,7 +216,10 @@ class Batcher:
         return computed, perf_counter() - started
 
     def _finish_batch(
-        self, entries: list[_Entry], ran: asyncio.Future[tuple[list[Logits | Exception], float]]
+        self,
+        entries: list[_Entry],
+        ran: asyncio.Future[tuple[list[Logits | Exception], float]],
+        span: BatchSpan | None,
     ) -> None:
         self._running = None
         computed, forward_s = ran.result()
@@ -203,6 +232,8 @@ class Batcher:
             forward_ms=forward_s * 1000,
         )
         self._observe(facts)
+        if span is not None:
+            span.end(facts, facts.tokens / self._budget.tokens)
         by_call: dict[_Call, dict[int, Logits]] = {}
         for entry, outcome in zip(entries, computed, strict=True):
             if isinstance(outcome, Exception):

@@ -22,5 +22,15 @@ async def ending_with_a_status(context: _Context) -> AsyncIterator[None]:
         code = statuses.code_of(error)
         if code is grpc.StatusCode.INTERNAL:
             _LOGGER.exception("a call failed")
-        details = ((statuses.DETAILS_KEY, statuses.details_of(error)),)
-        await context.abort(code, statuses.message_of(error), details)
+        details = (statuses.DETAILS_KEY, statuses.details_of(error))
+        # what was set before would be lost: aborting replaces it
+        trailers = (*(context.trailing_metadata() or ()), details)
+        await context.abort(code, statuses.message_of(error), trailers)
+
+
+def code_name(code: object) -> str:
+    """Spell a code, which a call's context gives as it was set or as its number."""
+    for known in grpc.StatusCode:
+        if code in (known, known.value[0]):
+            return known.name
+    return str(code)

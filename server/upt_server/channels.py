@@ -10,21 +10,24 @@ from upt_server import statuses
 from upt_server.tls import ClientTls
 from upt_zoo.errors import Unavailable
 
+# a server that comes back is found within five seconds; by default gRPC waits up to two minutes
+_OPTIONS = (("grpc.max_reconnect_backoff_ms", 5000),)
+
 
 def open_channel(target: str, tls: ClientTls | None, token: str | None) -> grpc.Channel:
     """Connect; ``tls`` None: in the clear. A token never leaves this machine in the clear."""
     credentials = _credentials(tls, token)
     if credentials is None:
-        return grpc.insecure_channel(target)
-    return grpc.secure_channel(target, credentials)
+        return grpc.insecure_channel(target, _OPTIONS)
+    return grpc.secure_channel(target, credentials, _OPTIONS)
 
 
 def open_async_channel(target: str, tls: ClientTls | None, token: str | None) -> grpc.aio.Channel:
     """Connect, as ``open_channel``."""
     credentials = _credentials(tls, token)
     if credentials is None:
-        return grpc.aio.insecure_channel(target)
-    return grpc.aio.secure_channel(target, credentials)
+        return grpc.aio.insecure_channel(target, _OPTIONS)
+    return grpc.aio.secure_channel(target, credentials, _OPTIONS)
 
 
 @contextmanager

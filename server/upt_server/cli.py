@@ -1,8 +1,8 @@
 """The command ``upt-server``: data on stdout, messages on stderr, one line for an error.
 
 Exit codes are those of ``upt_zoo.terminal``; no answer in time counts as unavailable. Only this
-module reads the environment (``UPT_ZOO_HOME``), sets it, and sets up logging. Everything beyond
-typer is imported inside the commands, which keeps ``--help`` fast.
+module reads the environment (``UPT_*``, ``OTEL_*``), sets it, and sets up logging.
+Everything beyond typer is imported inside the commands, which keeps ``--help`` fast.
 """
 
 import json
@@ -15,8 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upt_server.commands import operators, scoring
+from upt_server.commands import operators, planning, scoring, top
 from upt_server.commands import tokens as token_commands
+from upt_server.configuration import (
+    VARIABLES,
+    options_of,
+    unknown_variables,
+    use_file,
+)
 from upt_server.options import (
     OwnCertificate,
     OwnKey,
@@ -25,7 +31,8 @@ from upt_server.options import (
     TrustedCa,
     connected,
 )
-from upt_server.precision import Precision, RunnerChoice
+from upt_server.precision import CheckedLoads, Precision, RunnerChoice
+from upt_server.telemetry.choices import LogFormat, LoggedCalls
 from upt_zoo.errors import InvalidInput
 from upt_zoo.options import AsJson, Home
 from upt_zoo.terminal import print_table, run_command
@@ -43,7 +50,9 @@ if TYPE_CHECKING:
 # with MiniLM on two cores a batch of 2,048 tokens takes a third of a second; larger ones bring a
 # tenth more throughput; a full queue of 65,536 tokens is worked off in ten seconds
 _BATCH_TOKENS, _QUEUE_TOKENS = 2048, 65_536
+_SHOWN_NUMBERS = 6  # of an embedding
 
+logger = logging.getLogger(__name__)
 app = typer.Typer(
     help="Serve many adapters on one frozen encoder, and ask a server for answers.",
     no_args_is_help=True,
@@ -54,7 +63,9 @@ app = typer.Typer(
 app.add_typer(token_commands.app, name="token")
 app.add_typer(operators.app, name="admin")
 app.command()(operators.status)
+app.command()(top.top)
 app.command()(scoring.score)
+app.command()(planning.plan)
 Adapter = Annotated[str, typer.Argument(metavar="REF", help="name[:version][@digest]")]
 
 
@@ -65,17 +76,45 @@ def main() -> None:
     run_command(app, "upt-server")
 
 
-@app.command()
+@app.command(context_settings={"auto_envvar_prefix": VARIABLES})
 def run(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8001,
-    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8000,
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on, for both ports.")] = "127.0.0.1",
+    grpc_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="For callers; 0 takes a free one.")
+    ] = 8001,
+    http_port: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="For callers in JSON and for operators' tools; 0 takes a free one.",
+        ),
+    ] = 8000,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            is_eager=True,
+            callback=use_file,
+            help="File of options, TOML; the command line and variables go before it.",
+        ),
+    ] = None,
     preload: Annotated[
-        str, typer.Option(metavar="REF,REF", help="Adapters to load first and to keep loaded.")
+        str,
+        typer.Option(
+            metavar="REF,REF",
+            help="Adapters, separated by commas, loaded before the server is ready and never "
+            "evicted.",
+        ),
     ] = "",
     home: Home = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Hub id or directory.", show_default="the embedded one")
+        str | None,
+        typer.Option(
+            help="Hub id, or directory with config.json, model.safetensors and tokenizer.json.",
+            show_default="the embedded one",
+        ),
     ] = None,
     precision: Annotated[
         Precision, typer.Option(help="exact: fp32. fast: int8 or bf16, whichever is faster.")
@@ -83,66 +122,115 @@ def run(
     runner: Annotated[
         RunnerChoice, typer.Option(help="What computes; auto measures and takes the fastest.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda with the torch runners.")] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads that compute.", show_default="torch's own choice"),
+    ] = None,
     max_batch_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens of a batch.")
+        int,
+        typer.Option(
+            min=1,
+            help="Tokens of a batch, prompt vectors included; a longer row goes alone.",
+        ),
     ] = _BATCH_TOKENS,
     max_queue_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens that may wait.")
     ] = _QUEUE_TOKENS,
-    adapter_memory_mb: Annotated[int, typer.Option(min=1, help="Memory for adapters.")] = 2048,
+    adapter_memory_mb: Annotated[
+        int, typer.Option(min=1, help="Memory for adapters, in MiB.")
+    ] = 2048,
     tls_cert: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Certificate of both ports, PEM.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key, PEM.")] = None,
     tls_client_ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Callers must show a certificate of it.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Callers must show a certificate of this authority (mTLS)."
+        ),
     ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond this machine without TLS.")
     ] = False,
     tokens: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Who may call, and what.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File of the tokens of callers: who may call, and what."),
     ] = None,
     admin_port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="For operators; 0: a free one.", show_default="none"),
+        typer.Option(min=0, max=65535, help="Port for operators; 0 takes a free one."),
     ] = None,
-    admin_host: Annotated[str, typer.Option(help="Address of --admin-port.")] = "127.0.0.1",
+    admin_host: Annotated[
+        str, typer.Option(help="Address of the port for operators.")
+    ] = "127.0.0.1",
     audit_log: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Append operators' calls.", show_default="stderr"),
+        typer.Option(
+            metavar="FILE", help="File that operators' calls are added to.", show_default="stderr"
+        ),
     ] = None,
     route: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME:TAG=SHARE,TAG=SHARE", help="Share a name's calls out; repeatable."
+            metavar="NAME:TAG=SHARE,TAG=SHARE", help="Shares of a name's calls; repeatable."
         ),
     ] = None,
     weight: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=WEIGHT", help="An adapter's share beside others'; repeatable."),
+        typer.Option(
+            metavar="NAME=WEIGHT",
+            help="How much of the machine an adapter gets beside others when they compete, 1 to "
+            "999; repeatable.",
+            show_default="1 each",
+        ),
     ] = None,
     warm_start: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Keep here what is in memory, and load it first next time."
+            metavar="FILE",
+            help="File that remembers what is in memory; the next start loads it first.",
+        ),
+    ] = None,
+    self_check: Annotated[
+        CheckedLoads,
+        typer.Option(help="Which loads hold adapters to their own example; start: named ones too."),
+    ] = "start",
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Form of the log's lines: text, or JSON.")
+    ] = "text",
+    log_calls: Annotated[
+        LoggedCalls, typer.Option(help="Which calls leave a line in the log: none, failed or all.")
+    ] = "none",
+    trace_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Collector of traces, http://HOST:PORT; needs the extra [otel].",
+            show_default="what OTEL_* say",
         ),
     ] = None,
     no_reflection: Annotated[
-        bool, typer.Option("--no-reflection", help="Do not tell what can be called.")
+        bool, typer.Option("--no-reflection", help="Do not tell clients what can be called.")
     ] = False,
     model_control: Annotated[
         bool,
-        typer.Option("--model-control", help="Load and unload by the Open Inference Protocol too."),
+        typer.Option(
+            "--model-control",
+            help="Callers with the scope admin may load and unload by the Open Inference Protocol.",
+        ),
     ] = False,
-    no_metrics: Annotated[bool, typer.Option("--no-metrics", help="Do not show metrics.")] = False,
+    no_metrics: Annotated[bool, typer.Option("--no-metrics", help="Do not show /metrics.")] = False,
     drain_timeout_s: Annotated[
         float, typer.Option(min=0, help="Time to finish calls when told to stop.")
     ] = 30.0,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Say that it is ready, and on which ports, in JSON.")
+        bool,
+        typer.Option(
+            "--json",
+            envvar=f"{VARIABLES}_JSON",
+            help="Say that it is ready, and on which ports, in JSON.",
+        ),
     ] = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
@@ -154,15 +242,14 @@ def run(
     from upt_server.routes import Route
     from upt_server.scheduling import Budget, parse_weight
     from upt_server.settings import AdminAddress, Settings
+    from upt_server.telemetry.traces import choose_traces
     from upt_server.tls import check_exposure
     from upt_zoo.backbone import EMBEDDED_HUB_ID
     from upt_zoo.references import Reference
 
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    _log_to_stderr(log_format)
+    for warning in unknown_variables(os.environ, options_of(context.command.params)):
+        logger.warning(warning)
     settings = Settings(
         home=home,
         backbone=backbone or EMBEDDED_HUB_ID,
@@ -185,8 +272,11 @@ def run(
         routes=tuple(map(Route.parse, route or ())),
         weights=dict(map(parse_weight, weight or ())),
         warm_start=warm_start,
+        self_check=self_check,
         has_reflection=not no_reflection,
         has_metrics=not no_metrics,
+        traces=choose_traces(trace_endpoint, os.environ),
+        logged_calls=log_calls,
         has_model_control=model_control,
     )
     for address in (host, admin_host):
@@ -261,6 +351,14 @@ def list_adapters(
     )
 
 
+def _log_to_stderr(form: LogFormat) -> None:
+    from upt_server.telemetry.log_lines import make_formatter
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(make_formatter(form))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
 def _log_audit(file: Path | None) -> None:
     """Write the lines of the audit log as they are: to a file, else to stderr."""
     handler = logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file)
@@ -315,13 +413,33 @@ def _print_prediction(prediction: "Prediction") -> None:
 
 def _answer_rows(output: "Output") -> list[tuple[str, ...]]:
     """Return the answer and, where there are labels, every label from likely to unlikely."""
-    from upt_zoo.answers import LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
+    from upt_zoo.answers import (
+        EmbeddingAnswer,
+        EntitiesAnswer,
+        LabelAnswer,
+        LabelSetAnswer,
+        SpanAnswer,
+        ValueAnswer,
+    )
 
     match output.answer:
         case ValueAnswer(value=value):
             return [(f"{value:.4g}",)]
         case SpanAnswer(text=text, start=start, end=end, score=score):
             return [(text, _percent(score), f"characters {start} to {end}")]
+        case EntitiesAnswer(entities=entities):
+            return [
+                (
+                    each.text,
+                    each.label,
+                    _percent(each.score),
+                    f"characters {each.start} to {each.end}",
+                )
+                for each in entities
+            ] or [("no entity",)]
+        case EmbeddingAnswer(vector=vector):
+            shown = " ".join(f"{value:.4f}" for value in vector[:_SHOWN_NUMBERS])
+            return [(f"{len(vector)} numbers:", f"{shown} …")]
         case LabelAnswer(scores=scores):
             return _ranking(output.labels, scores)
         case LabelSetAnswer(labels=given, scores=scores):

@@ -7,10 +7,27 @@
 ``Client`` blocks, ``AsyncClient`` is awaited; both raise the errors of ``upt_zoo.errors`` that the
 server met, and ``TimeoutError`` where no answer came in time. A client holds one connection and may
 be shared by threads, or by tasks.
+
+With ``retry_for_s`` a client asks again while the server is away or overloaded, as ``Retries`` of
+``upt_server.retries`` says: what it asks changes nothing, so that asking twice is as good as once.
+Streams are not begun again.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from typing import Self, cast
+import asyncio
+import time
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from typing import Self, TypeVar, cast
+
+from google.protobuf.message import Message
 
 from upt_protos.v1 import inference_pb2 as pb
 from upt_protos.v1 import inference_pb2_grpc
@@ -18,18 +35,23 @@ from upt_server import wire
 from upt_server.channels import open_async_channel, open_channel, our_errors
 from upt_server.inputs import Input, Options
 from upt_server.results import AdapterDescription, Output, Prediction
+from upt_server.retries import Retries
+from upt_server.telemetry.outgoing import outgoing_context
 from upt_server.tls import ClientTls
+from upt_zoo.errors import Overloaded, Unavailable
 from upt_zoo.references import Reference
 
 DEFAULT_TARGET = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_OPTIONS = Options()
+_Response = TypeVar("_Response", bound=Message)
 
 
 class Client:
     """A blocking client; a context manager, or ended by ``close``.
 
     ``tls`` None: in the clear. ``token`` says who calls; without TLS it never leaves this machine.
+    ``timeout_s`` is that of one attempt.
     """
 
     def __init__(
@@ -39,8 +61,9 @@ class Client:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         tls: ClientTls | None = None,
         token: str | None = None,
+        retry_for_s: float = 0.0,
     ) -> None:
-        self._target, self._timeout_s = target, timeout_s
+        self._target, self._timeout_s, self._retry_for_s = target, timeout_s, retry_for_s
         self._channel = open_channel(target, tls, token)
         self._stub = inference_pb2_grpc.InferenceStub(self._channel)
 
@@ -111,7 +134,7 @@ class Client:
             UptError: the stream as a whole failed.
         """
         requests = (_stream_request(place, *pair, options) for place, pair in enumerate(inputs))
-        stream = self._stub.PredictStream(requests)
+        stream = self._stub.PredictStream(requests, metadata=outgoing_context())
         try:
             with our_errors(self._target):
                 for message in stream:
@@ -126,8 +149,7 @@ class Client:
             UptError: what the server says.
             TimeoutError: no answer in time.
         """
-        with our_errors(self._target):
-            response = self._stub.ListAdapters(pb.ListAdaptersRequest(), timeout=self._timeout_s)
+        response = self._ask(self._stub.ListAdapters, pb.ListAdaptersRequest())
         return tuple(wire.read_adapter(message) for message in response.adapters)
 
     def adapter(self, reference: str) -> AdapterDescription:
@@ -138,12 +160,20 @@ class Client:
             TimeoutError: no answer in time.
         """
         request = pb.GetAdapterRequest(adapter=reference)
-        with our_errors(self._target):
-            return wire.read_adapter(self._stub.GetAdapter(request, timeout=self._timeout_s))
+        return wire.read_adapter(self._ask(self._stub.GetAdapter, request))
 
     def _predict(self, request: pb.PredictRequest) -> Prediction:
-        with our_errors(self._target):
-            return wire.read_prediction(self._stub.Predict(request, timeout=self._timeout_s))
+        return wire.read_prediction(self._ask(self._stub.Predict, request))
+
+    def _ask(self, ask: Callable[..., _Response], request: Message) -> _Response:
+        retries = Retries(self._retry_for_s)
+        while True:
+            try:
+                with our_errors(self._target):
+                    return ask(request, timeout=self._timeout_s, metadata=outgoing_context())
+            except (Overloaded, Unavailable) as error:
+                pause_s = retries.pause_s(error)
+            time.sleep(pause_s)
 
 
 class AsyncClient:
@@ -156,8 +186,9 @@ class AsyncClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         tls: ClientTls | None = None,
         token: str | None = None,
+        retry_for_s: float = 0.0,
     ) -> None:
-        self._target, self._timeout_s = target, timeout_s
+        self._target, self._timeout_s, self._retry_for_s = target, timeout_s, retry_for_s
         self._channel = open_async_channel(target, tls, token)
         # one class serves both kinds of channel; its types stand under two names
         self._stub = cast(
@@ -217,7 +248,7 @@ class AsyncClient:
                 yield _stream_request(place, adapter, texts, options)
                 place += 1
 
-        stream = self._stub.PredictStream(requests())
+        stream = self._stub.PredictStream(requests(), metadata=outgoing_context())
         try:
             with our_errors(self._target):
                 async for message in stream:
@@ -228,19 +259,26 @@ class AsyncClient:
     async def adapters(self) -> tuple[AdapterDescription, ...]:
         """Describe every version of every adapter, as ``Client.adapters``."""
         request = pb.ListAdaptersRequest()
-        with our_errors(self._target):
-            response = await self._stub.ListAdapters(request, timeout=self._timeout_s)
+        response = await self._ask(self._stub.ListAdapters, request)
         return tuple(wire.read_adapter(message) for message in response.adapters)
 
     async def adapter(self, reference: str) -> AdapterDescription:
         """Describe one adapter, as ``Client.adapter``."""
         request = pb.GetAdapterRequest(adapter=reference)
-        with our_errors(self._target):
-            return wire.read_adapter(await self._stub.GetAdapter(request, timeout=self._timeout_s))
+        return wire.read_adapter(await self._ask(self._stub.GetAdapter, request))
 
     async def _predict(self, request: pb.PredictRequest) -> Prediction:
-        with our_errors(self._target):
-            return wire.read_prediction(await self._stub.Predict(request, timeout=self._timeout_s))
+        return wire.read_prediction(await self._ask(self._stub.Predict, request))
+
+    async def _ask(self, ask: Callable[..., Awaitable[_Response]], request: Message) -> _Response:
+        retries = Retries(self._retry_for_s)
+        while True:
+            try:
+                with our_errors(self._target):
+                    return await ask(request, timeout=self._timeout_s, metadata=outgoing_context())
+            except (Overloaded, Unavailable) as error:
+                pause_s = retries.pause_s(error)
+            await asyncio.sleep(pause_s)
 
 
 def _input(

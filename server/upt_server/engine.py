@@ -28,8 +28,9 @@ from upt_server.results import (
     Timings,
 )
 from upt_server.routes import Routes
+from upt_server.telemetry.records import phase
 from upt_server.texts import Encoded, encode, form_outputs
-from upt_zoo.errors import Corrupt, InvalidInput, NotFound, UptError
+from upt_zoo.errors import Corrupt, InvalidInput, NotFound, UptError, WrongAnswer
 from upt_zoo.references import Reference
 from upt_zoo.tokenization import Tokenizer, TokenRow
 
@@ -66,14 +67,28 @@ class Engine:
         self.gate = Gate()
 
     async def preload(self, references: Iterable[Reference]) -> None:
-        """Load adapters and never evict them.
+        """Load adapters and never evict them; what gives wrong answers is logged and not served.
 
         Raises:
             UptError: as ``Residency.acquire`` says.
         """
         for reference in references:
-            stored = await self._residency.pin(reference)
-            logger.info("preloaded %s@%s", stored.reference, stored.digest)
+            try:
+                stored = await self._residency.pin(reference)
+            except WrongAnswer as error:
+                logger.error("not served: %s", error)
+            else:
+                logger.info("preloaded %s@%s", stored.reference, stored.digest)
+
+    def check_servable(self) -> None:
+        """Check that not everything that was loaded gives wrong answers.
+
+        Raises:
+            WrongAnswer: there were adapters to load, and none of them can be served.
+        """
+        refused = self._residency.refused
+        if refused and not self._residency.resident():
+            raise WrongAnswer(f"nothing can be served: {next(iter(refused.values()))}")
 
     async def predict(
         self, inputs: Sequence[Input], *, timeout_s: float | None = None
@@ -141,6 +156,10 @@ class Engine:
             for each in self._residency.resident()
         )
 
+    def is_refused(self, digest: str) -> bool:
+        """Tell whether an adapter is not served because it gives wrong answers."""
+        return digest in self._residency.refused
+
     def status(self) -> EngineStatus:
         """Say how the engine is at the moment."""
         return EngineStatus(
@@ -172,13 +191,15 @@ class Engine:
         loop = asyncio.get_running_loop()
         started = perf_counter()
         self._batcher.check_room(len(inputs))  # at least: what is refused shall cost little
-        held = await self._lease(inputs, leases)
+        with phase("load"):
+            held = await self._lease(inputs, leases)
         loaded = perf_counter()
         rows = self._empty_rows(inputs, held)
         self._batcher.check_admission(rows, ends_at_s - loop.time())
-        encoded = await loop.run_in_executor(
-            self._threads, encode, self._tokenizer, inputs, held, self.limits.max_rows
-        )
+        with phase("tokenize"):
+            encoded = await loop.run_in_executor(
+                self._threads, encode, self._tokenizer, inputs, held, self.limits.max_rows
+            )
         tokenized = perf_counter()
         self._check_gate_rows(encoded)
         tokens = sum(item.tokens for item in encoded)

@@ -29,8 +29,11 @@ from upt_server.http_calls import (
     read_body,
     respond_error,
 )
+from upt_server.http_connections import ImpatientProtocol
 from upt_server.metrics import Metrics
 from upt_server.service import Answers
+from upt_server.telemetry.http_recorder import HttpRecorder
+from upt_server.telemetry.recorder import Recorder
 from upt_server.tls import ServerTls
 from upt_zoo.errors import InvalidInput
 
@@ -40,6 +43,7 @@ def build_application(
     gate: Gate,
     metrics: Metrics,
     access: Access,
+    recorder: Recorder,
     *,
     more_routes: Iterable[Route] = (),
     max_calls: int,
@@ -59,6 +63,7 @@ def build_application(
     return Starlette(
         routes=[route for route in routes if has_metrics or route.path != "/metrics"],
         middleware=[
+            Middleware(HttpRecorder, recorder=recorder, access=access),
             Middleware(HttpGuard, access=access, refuse=refuse),
             Middleware(CallBound, most=max_calls, refuse=refuse),
             Middleware(LeaverWatch),
@@ -131,7 +136,12 @@ class HttpServer(uvicorn.Server):
         options = tls.uvicorn_options() if tls else {}
         super().__init__(
             uvicorn.Config(
-                application, lifespan="off", log_config=None, access_log=False, **options
+                application,
+                http=ImpatientProtocol,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                **options,
             )
         )
         try:

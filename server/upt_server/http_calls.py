@@ -16,12 +16,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from upt_server import statuses
+from upt_server.telemetry.records import note_status
 from upt_zoo.errors import InvalidInput, Overloaded, Unavailable
 
 MAX_BODY_BYTES = 4 * 1024**2  # as gRPC's own bound on a message
 _MAX_BODY_S = 30.0  # to send it; as long as a call may take
+_MAX_CALL_S = 90.0  # the body, the answer, and as long again to read it
 _LOGGER = logging.getLogger(__name__)
-_CODES: dict[StatusCode, int] = {
+_CODES: dict[StatusCode, HTTPStatus] = {
     StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
     StatusCode.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
     StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
@@ -47,10 +49,16 @@ def ending_with_a_response(endpoint: Endpoint) -> Endpoint:
     return respond
 
 
+def http_code_of(code: StatusCode) -> HTTPStatus:
+    """Return the HTTP code of a status; what is not in the table is our fault."""
+    return _CODES.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
 def respond_error(error: Exception, path: str) -> Response:
     """Write an error as clients of the path read it; the log has what is our fault."""
     code = statuses.code_of(error)
-    http_code = _CODES.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)
+    note_status(code)
+    http_code = http_code_of(code)
     if code is StatusCode.INTERNAL:
         _LOGGER.error("a call failed", exc_info=error)
     headers = {}
@@ -115,7 +123,7 @@ class CallBound:
 
 
 class LeaverWatch:
-    """Cancels a call whose caller has left, so that it frees all that it holds."""
+    """Cancels a call whose caller has left or does not read, so that it frees what it holds."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -133,7 +141,7 @@ class LeaverWatch:
             asyncio.ensure_future(watch()),
         ]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, timeout=_MAX_CALL_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()

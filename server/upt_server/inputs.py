@@ -10,6 +10,11 @@ from upt_zoo.references import Reference
 from upt_zoo.spec import HeadKind, TaskInput
 
 _MIN_TOKENS = 8  # as in a spec
+_UNRANKED: Mapping[HeadKind, str] = {
+    "regression": "a number",
+    "token_classification": "all entities",
+    "embedding": "a vector",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +113,12 @@ def choose_format(task: TaskInput, options: Options, kind: HeadKind) -> TaskInpu
         raise InvalidInput(
             f"max_tokens {options.max_tokens}: task {task.name} takes {least} to {most}"
         )
-    if options.stride is not None and kind != "span":
-        raise InvalidInput(f"stride is for span tasks, and {task.name} is a {kind}; leave it out")
-    if options.top_k is not None and kind == "regression":
-        raise InvalidInput(f"top_k is for labels and spans; {task.name} answers a number")
+    if options.stride is not None and kind not in ("span", "token_classification"):
+        raise InvalidInput(
+            f"stride is for spans and entities, and {task.name} is a {kind}; leave it out"
+        )
+    if options.top_k is not None and kind in _UNRANKED:
+        raise InvalidInput(f"top_k is for labels and spans; {task.name} answers {_UNRANKED[kind]}")
     return task.model_copy(
         update={
             "max_tokens": options.max_tokens or task.max_tokens,

@@ -36,8 +36,14 @@ class Metrics:
             "Inputs, by how they ended; a call with n inputs counts n.",
             ("adapter", "task", "code"),
         )
+        self._tokens = self._counter("upt_tokens", "Tokens of answered inputs.", ("adapter",))
         self._rejected = self._counter("upt_rejected", "Calls turned away.", ("reason",))
         self._request_s = self._histogram("upt_request_duration_seconds", "Answered calls.")
+        self._adapter_s = self._histogram(
+            "upt_adapter_request_duration_seconds",
+            "Answered calls, by each adapter that they asked.",
+            labels=("adapter",),
+        )
         self._queue_s = self._histogram("upt_queue_duration_seconds", "Waiting for the encoder.")
         self._tokenize_s = self._histogram("upt_tokenize_duration_seconds", "Tokenising a call.")
         self._forward_s = self._histogram("upt_forward_duration_seconds", "Computing a batch.")
@@ -50,6 +56,10 @@ class Metrics:
         )
         self._queue_depth = self._gauge("upt_queue_depth", "Rows that wait.")
         self._resident = self._gauge("upt_adapter_resident", "Adapters in memory.", ("tier",))
+        self._bytes = self._gauge("upt_adapter_bytes", "Memory of the adapters that are loaded.")
+        self._limit = self._gauge(
+            "upt_limit", "How many tokens of a batch, tokens that wait, bytes of adapters.", ("of",)
+        )
         self._load_s = self._histogram(
             "upt_adapter_load_duration_seconds",
             "Reading, checking and preparing an adapter.",
@@ -77,6 +87,16 @@ class Metrics:
     def queue_built(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth in rows from ``depth`` from here on."""
         self._queue_depth.set_function(depth)
+
+    def memory_built(self, size_bytes: Callable[[], int]) -> None:
+        """Read how much memory adapters take from ``size_bytes`` from here on."""
+        self._bytes.set_function(size_bytes)
+
+    def limits_set(self, *, batch_tokens: int, queue_tokens: int, adapter_bytes: int) -> None:
+        """Say what the server takes."""
+        self._limit.labels("batch_tokens").set(batch_tokens)
+        self._limit.labels("queue_tokens").set(queue_tokens)
+        self._limit.labels("adapter_bytes").set(adapter_bytes)
 
     def batch_computed(self, facts: BatchFacts) -> None:
         """Count one forward pass."""
@@ -110,6 +130,9 @@ class Metrics:
             if len(self._tasks) < self._max_adapter_labels:
                 self._tasks[output.adapter.name] = output.task
             self._count_request(output.adapter.name, StatusCode.OK)
+            self._tokens.labels(self._label(output.adapter.name)).inc(output.tokens)
+        for name in {output.adapter.name for output in prediction.outputs}:
+            self._adapter_s.labels(self._label(name)).observe(timings.total_ms / 1000)
 
     def call_failed(self, adapters: Iterable[str], code: StatusCode) -> None:
         """Count a call that got no answer; ``adapters`` are the names it asked for."""
@@ -119,6 +142,9 @@ class Metrics:
         self.statistics.call_failed(adapters)
         for adapter in adapters:
             self._count_request(adapter, code)
+
+    def _label(self, adapter: str) -> str:
+        return adapter if adapter in self._tasks else _OTHER
 
     def _count_request(self, adapter: str, code: StatusCode) -> None:
         task = self._tasks.get(adapter)

@@ -6,7 +6,7 @@ Owned by the event loop; reading, checking and preparing an adapter happens on a
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ import torch
 from upt_server.resolver import Resolver
 from upt_server.runner import Runner
 from upt_zoo.backbone import Backbone
-from upt_zoo.errors import InvalidSpec, Overloaded, WrongBackbone
+from upt_zoo.errors import InvalidSpec, Overloaded, WrongAnswer, WrongBackbone
 from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.nn.adapter import PreparedAdapter
 from upt_zoo.references import Reference, is_alias
@@ -84,13 +84,15 @@ class Resident:
 class _Slot:
     """One adapter on its way into memory or in it; leased by everybody who waits or computes.
 
-    ``is_unwanted``: it goes with its last lease, unless somebody asks for it before.
+    ``is_checked``: it has answered as it should. ``is_unwanted``: it goes with its last lease,
+    unless somebody asks for it before.
     """
 
     stored: StoredAdapter
     loading: asyncio.Task[PreparedAdapter]
     size_bytes: int = 0
     leases: int = 0
+    is_checked: bool = False
     is_unwanted: bool = False
 
     @property
@@ -103,7 +105,11 @@ class _Slot:
 
 
 class Residency:
-    """Adapters in memory, at most ``limit_bytes`` of them, least recently used first out."""
+    """Adapters in memory, at most ``limit_bytes`` of them, least recently used first out.
+
+    ``check`` raises ``WrongAnswer`` for an adapter that shall not be served; it is asked of those
+    loaded by name and of an alias's next version, with ``are_all_checked`` of every one.
+    """
 
     def __init__(
         self,
@@ -113,13 +119,18 @@ class Residency:
         *,
         limit_bytes: int,
         observer: ResidencyObserver,
+        check: Callable[[StoredAdapter, PreparedAdapter], Awaitable[None]] | None = None,
+        are_all_checked: bool = False,
     ) -> None:
         self._store, self._backbone, self._runner = store, backbone, runner
         self.limit_bytes, self._observer = limit_bytes, observer
         self._slots: OrderedDict[str, _Slot] = OrderedDict()  # by digest, last used last
+        self._used_bytes = self._loaded = 0  # of the slots that are loaded
         self._pins: dict[str, Lease] = {}  # by digest
         self._led_to: dict[Reference, StoredAdapter] = {}  # by alias
         self._retry_at: dict[str, float] = {}  # by digest, the event loop's time
+        self._check, self._are_all_checked = check, are_all_checked
+        self._refused: dict[str, str] = {}  # why, by digest
         self._threads = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="upt-load")
         self.resolver = Resolver(store, backbone.identity.digest, self._threads)
 
@@ -134,24 +145,28 @@ class Residency:
             Corrupt: its bytes do not match their digest, its format or its spec.
             InvalidSpec: it is larger than all the memory for adapters.
             Overloaded: everything in memory is in use, and there is no room for it.
+            WrongAnswer: it has not answered its own example as it should.
             WrongBackbone: it was trained on another backbone, or for longer rows than this takes.
         """
-        stored = await self.resolver.resolve(reference)
-        if reference.tag is not None and is_alias(reference.tag):
-            stored = self._follow(reference, stored)
-        return await self._lease(stored)
+        stored = await self._resolve(reference)
+        if stored.digest in self._refused:
+            raise WrongAnswer(self._refused[stored.digest])
+        return await self._lease(stored, is_checked=self._are_all_checked)
 
     async def load(self, reference: Reference) -> StoredAdapter:
-        """Load an adapter without using it; it may be evicted. It raises what ``acquire`` does."""
-        with await self.acquire(reference) as lease:
+        """Check and load an adapter without using it; it may be evicted.
+
+        One that was refused before is tried again. It raises what ``acquire`` does.
+        """
+        with await self._lease(await self._resolve(reference), is_checked=True) as lease:
             return lease.stored
 
     async def pin(self, reference: Reference) -> StoredAdapter:
-        """Load an adapter and never evict it; only ``unload`` ends that.
+        """Check and load an adapter and never evict it; only ``unload`` ends that.
 
         It raises what ``acquire`` does.
         """
-        lease = await self.acquire(reference)
+        lease = await self._lease(await self._resolve(reference), is_checked=True)
         with self._pins.get(lease.stored.digest, nullcontext()):  # one pin is enough
             self._pins[lease.stored.digest] = lease
         return lease.stored
@@ -192,9 +207,21 @@ class Residency:
         slot = self._slots.get(digest)
         return slot is not None and slot.is_loaded
 
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Why adapters are not served, by digest."""
+        return self._refused
+
     def close(self) -> None:
         """End the loading threads."""
         self._threads.shutdown()
+
+    async def _resolve(self, reference: Reference) -> StoredAdapter:
+        """Find the version that is meant, or, for an alias that moved, was meant before."""
+        stored = await self.resolver.resolve(reference)
+        if reference.tag is not None and is_alias(reference.tag):
+            return self._follow(reference, stored)
+        return stored
 
     def _follow(self, reference: Reference, stored: StoredAdapter) -> StoredAdapter:
         """Return the version that an alias leads to now: the one before while ``stored`` loads."""
@@ -219,33 +246,48 @@ class Residency:
                 _LOGGER.error("%s stays where it led before: %s", reference, error)
 
         try:
-            slot = self._slot_of(stored)
+            slot = self._slot_of(stored, is_checked=True)
         except WrongBackbone as error:
             tell(error)
         else:
             slot.loading.add_done_callback(lambda loading: tell(loading.exception()))
 
-    async def _lease(self, stored: StoredAdapter) -> Lease:
-        slot = self._slot_of(stored)
+    async def _lease(self, stored: StoredAdapter, *, is_checked: bool) -> Lease:
+        slot = self._slot_of(stored, is_checked=is_checked)
         slot.is_unwanted = False
         self._slots.move_to_end(stored.digest)
         slot.leases += 1
         try:
             # shielded: who leaves does not take the load away from those who stay
             prepared = await asyncio.shield(slot.loading)
+            if is_checked:
+                await self._check_slot(slot, prepared)
         except BaseException:
             self._give_back(slot)
             raise
         return Lease(stored, prepared, partial(self._give_back, slot))
 
-    def _slot_of(self, stored: StoredAdapter) -> _Slot:
+    def _slot_of(self, stored: StoredAdapter, *, is_checked: bool) -> _Slot:
         """Return the adapter's slot; a load begins where there is none."""
         slot = self._slots.get(stored.digest)
         if slot is None:
             self._check_backbone(stored)
-            slot = _Slot(stored=stored, loading=asyncio.create_task(self._load(stored)))
-            self._slots[stored.digest] = slot
+            loading = asyncio.create_task(self._load(stored, is_checked=is_checked))
+            self._slots[stored.digest] = slot = _Slot(stored=stored, loading=loading)
         return slot
+
+    async def _check_slot(self, slot: _Slot, prepared: PreparedAdapter) -> None:
+        """Hold an adapter to its example, once; one that fails is not served from here on."""
+        if self._check is None or slot.is_checked:
+            return
+        try:
+            await self._check(slot.stored, prepared)
+        except WrongAnswer as error:
+            self._refused[slot.stored.digest] = str(error)
+            slot.is_unwanted = True
+            raise
+        self._refused.pop(slot.stored.digest, None)
+        slot.is_checked = True
 
     def _give_back(self, slot: _Slot) -> None:
         slot.leases -= 1
@@ -253,16 +295,18 @@ class Residency:
 
     def _drop_unwanted(self, slot: _Slot) -> None:
         if slot.is_unwanted and slot.is_evictable:
-            del self._slots[slot.stored.digest]
             slot.is_unwanted = False
-            self._observer.adapter_unloaded(self._count())
+            self._drop(slot)
+            self._observer.adapter_unloaded(self._loaded)
 
-    async def _load(self, stored: StoredAdapter) -> PreparedAdapter:
+    async def _load(self, stored: StoredAdapter, *, is_checked: bool) -> PreparedAdapter:
         started = perf_counter()
         try:
             prepared = await asyncio.get_running_loop().run_in_executor(
                 self._threads, self._read, stored
             )
+            if is_checked:  # before anybody can use it
+                await self._check_slot(self._slots[stored.digest], prepared)
             size_bytes = prepared.size_bytes()
             self._make_room(stored, size_bytes)
         except BaseException:
@@ -270,7 +314,9 @@ class Residency:
             raise
         slot = self._slots[stored.digest]
         slot.size_bytes = size_bytes
-        self._observer.adapter_loaded(perf_counter() - started, self._count())
+        self._used_bytes += size_bytes
+        self._loaded += 1
+        self._observer.adapter_loaded(perf_counter() - started, self._loaded)
         self._drop_unwanted(slot)  # all who waited for it may have left
         return prepared
 
@@ -294,22 +340,27 @@ class Residency:
                 f"{stored.reference} takes {size_bytes} bytes, this server has "
                 f"{self.limit_bytes} for all adapters; give it more memory for adapters"
             )
-        room = self.limit_bytes - sum(slot.size_bytes for slot in self._slots.values())
-        evictable = {digest: slot for digest, slot in self._slots.items() if slot.is_evictable}
-        if room + sum(slot.size_bytes for slot in evictable.values()) < size_bytes:
+        missing = self._used_bytes + size_bytes - self.limit_bytes
+        oldest = []
+        for slot in self._slots.values():
+            if missing <= 0:
+                break
+            if slot.is_evictable:
+                oldest.append(slot)
+                missing -= slot.size_bytes
+        if missing > 0:
             raise Overloaded(
                 f"no room for {stored.reference} ({size_bytes} bytes): all other adapters of the "
                 f"{self.limit_bytes} bytes for adapters are in use"
             )
-        for digest, slot in evictable.items():
-            if room >= size_bytes:
-                break
-            del self._slots[digest]
-            room += slot.size_bytes
-            self._observer.adapter_evicted(self._count())
+        for slot in oldest:
+            self._drop(slot)
+            self._observer.adapter_evicted(self._loaded)
 
-    def _count(self) -> int:
-        return sum(slot.is_loaded for slot in self._slots.values())
+    def _drop(self, slot: _Slot) -> None:
+        del self._slots[slot.stored.digest]
+        self._used_bytes -= slot.size_bytes
+        self._loaded -= 1
 
     def _check_backbone(self, stored: StoredAdapter) -> None:
         wanted, here = stored.spec.backbone, self._backbone.identity

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from upt_zoo.errors import InvalidReference
-from upt_zoo.local.store import Stamp, Store, StoredAdapter
+from upt_zoo.local.index_file import Stamp
+from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.references import Reference
 
 

@@ -33,11 +33,12 @@ class AdapterIdentity:
 class Output:
     """The answer to one input.
 
-    ``labels`` names the answer's ``scores``, in their order; it is empty for numbers and spans.
+    ``labels`` names the answer's ``scores``, in their order; it is empty where there are none.
     ``tokens`` counts real tokens over all ``windows`` (rows) that the input was split into.
     The rest is there if asked for: ``logits``, from before temperature, in the order of the
-    adapter's labels, or those of a span's start and end; ``candidates``, a span task's best spans,
-    best first; ``gates``, one for each layer.
+    adapter's labels, or those of a span's start and end, of every word of a text with entities, or
+    an embedding before it is normalised; ``candidates``, a span task's best spans, best first;
+    ``gates``, one for each layer.
     """
 
     answer: Answer
@@ -105,7 +106,8 @@ class AdapterDescription:
     """What a client needs to know of an adapter before it asks it.
 
     ``metric`` is the one that decides between versions; ``metrics`` maps ``split/metric`` to
-    percent. Parameter counts are those of ``upt_zoo.spec.Lineage``.
+    percent. Parameter counts are those of ``upt_zoo.spec.Lineage``. ``outputs`` is the head's; of
+    an embedding, its length.
     """
 
     identity: AdapterIdentity
@@ -116,6 +118,7 @@ class AdapterDescription:
     max_tokens: int
     head: HeadKind
     labels: tuple[str, ...]
+    outputs: int
     metric: str
     metrics: Mapping[str, float]
     backbone_hub_id: str
@@ -142,6 +145,7 @@ class AdapterDescription:
             max_tokens=spec.task.max_tokens,
             head=spec.head.kind,
             labels=spec.head.labels or (),
+            outputs=spec.head.outputs,
             metric=spec.task.metric,
             metrics=lineage.metrics,
             backbone_hub_id=spec.backbone.hub_id,

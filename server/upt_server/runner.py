@@ -29,7 +29,7 @@ class Runner(Protocol):
         ...
 
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """Return each row's logits, in the rows' order: [output], or [token, 2] for spans."""
+        """Return each row's logits, in the rows' order, as ``upt_zoo.nn.heads`` forms them."""
         ...
 
 
@@ -45,6 +45,6 @@ class TorchRunner:
         return prepare(spec, tensors, dtype=self._encoder.dtype, device=self._encoder.device)
 
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """Return each row's logits, in the rows' order: [output], or [token, 2] for spans."""
+        """Return each row's logits, in the rows' order, as ``upt_zoo.nn.heads`` forms them."""
         with torch.inference_mode():
             return [logits.float().cpu().numpy() for logits in forward(self._encoder, rows)]

@@ -17,6 +17,8 @@ from upt_server.engine import Engine
 from upt_server.inputs import check_count
 from upt_server.metrics import Metrics
 from upt_server.streams import answer_as_ready
+from upt_server.telemetry.recorder import Recorder
+from upt_server.telemetry.records import note_answered, note_failed
 from upt_zoo.references import Reference
 
 _LOGGER = logging.getLogger(__name__)
@@ -45,8 +47,10 @@ class Answers:
         except (Exception, asyncio.CancelledError) as error:
             names = _names(request, self._engine.limits.max_inputs)
             self._metrics.call_failed(names, statuses.code_of(error))
+            note_failed(names, statuses.code_of(error))
             raise
         self._metrics.call_answered(prediction)
+        note_answered(prediction)
         return wire.write_prediction(prediction)
 
     async def list_adapters(self) -> pb.ListAdaptersResponse:
@@ -62,8 +66,8 @@ class Answers:
 class InferenceService(inference_pb2_grpc.InferenceServicer):
     """Serves ``upt.v1.Inference``."""
 
-    def __init__(self, answers: Answers) -> None:
-        self._answers = answers
+    def __init__(self, answers: Answers, recorder: Recorder) -> None:
+        self._answers, self._recorder = answers, recorder
         self._places = asyncio.Semaphore(_ALL_STREAM_REQUESTS)
 
     async def Predict(self, request: pb.PredictRequest, context: _Context) -> pb.PredictResponse:
@@ -79,7 +83,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         async def answer(request: pb.StreamRequest) -> pb.StreamResponse:
             try:
                 timeout_s = context.time_remaining()
-                response = await self._answers.predict(request.request, timeout_s)
+                with self._recorder.recording_part():
+                    response = await self._answers.predict(request.request, timeout_s)
             except Exception as error:  # the edge: an error ends its request, not the stream
                 if statuses.code_of(error) is grpc.StatusCode.INTERNAL:
                     _LOGGER.exception("a request of a stream failed")

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upt_server.inputs import Limits
-from upt_server.precision import Precision, RunnerChoice
+from upt_server.precision import CheckedLoads, Precision, RunnerChoice
 from upt_server.routes import Route
 from upt_server.scheduling import Budget
+from upt_server.telemetry.choices import LoggedCalls
+from upt_server.telemetry.traces import Traces
 from upt_server.tls import ServerTls
 from upt_zoo.references import Reference
 
@@ -32,7 +34,9 @@ class Settings:
     clear. ``weights`` are by adapters' names, 1 where none stands. Without ``tokens`` callers are
     not told apart; ``admin`` needs them. ``warm_start`` is the file that remembers what is in
     memory. With ``has_model_control`` callers with the scope ``admin`` load and unload by the Open
-    Inference Protocol.
+    Inference Protocol. ``self_check`` says which loads run the adapter's example first: ``start``
+    means those at start and those that somebody asks for by name, ``all`` those for callers too.
+    ``traces`` says where spans are sent, and ``logged_calls`` which calls leave a line in the log.
     """
 
     home: Path | None
@@ -58,6 +62,9 @@ class Settings:
     routes: tuple[Route, ...] = ()
     weights: Mapping[str, int] = field(default_factory=dict)
     warm_start: Path | None = None
+    self_check: CheckedLoads = "start"
     has_reflection: bool = True
     has_model_control: bool = False
     has_metrics: bool = True
+    traces: Traces | None = None
+    logged_calls: LoggedCalls = "none"

@@ -26,6 +26,7 @@ from upt_zoo.errors import (
     Unauthenticated,
     Unavailable,
     UptError,
+    WrongAnswer,
     WrongBackbone,
 )
 
@@ -36,6 +37,7 @@ CODES: dict[type[BaseException], StatusCode] = {
     NotFound: StatusCode.NOT_FOUND,
     Conflict: StatusCode.ALREADY_EXISTS,
     Corrupt: StatusCode.DATA_LOSS,
+    WrongAnswer: StatusCode.FAILED_PRECONDITION,  # its bytes are whole, but of no use here
     Overflowed: StatusCode.DATA_LOSS,
     Unauthenticated: StatusCode.UNAUTHENTICATED,
     Forbidden: StatusCode.PERMISSION_DENIED,
@@ -44,6 +46,7 @@ CODES: dict[type[BaseException], StatusCode] = {
     TimeoutError: StatusCode.DEADLINE_EXCEEDED,
     asyncio.CancelledError: StatusCode.CANCELLED,
 }
+CANCELLED = ("The caller left before the answer.", "none is needed: the place in the queue is free")
 # of the classes that share a code, the one that a client can make most of
 _KINDS: dict[StatusCode, type[Exception]] = {
     code: kind for kind, code in reversed(CODES.items()) if issubclass(kind, Exception)

@@ -14,6 +14,7 @@ from upt_server.results import AdapterIdentity, Gates, Output
 from upt_server.scheduling import Priority
 from upt_zoo.answers import (
     Answer,
+    EntitiesAnswer,
     LabelAnswer,
     LabelSetAnswer,
     Logits,
@@ -22,14 +23,17 @@ from upt_zoo.answers import (
     best_spans,
     scaled,
     span_logits,
+    word_logits,
 )
 from upt_zoo.errors import InvalidInput, InvalidText
 from upt_zoo.nn.packing import Row
 from upt_zoo.references import Reference
+from upt_zoo.spec import HeadKind
 from upt_zoo.tokenization import Tokenizer, TokenRow
 
 _Labels = tuple[str, ...]
-_Format = tuple[tuple[str, ...], int, int | None, bool]  # texts, max_tokens, stride, is a span task
+_Windows = HeadKind | None  # whose they are; None for one row
+_Format = tuple[tuple[str, ...], int, int | None, _Windows]  # texts, max_tokens, stride, windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,15 +84,14 @@ def encode(
     rows = 0
     for index, item in enumerate(inputs):
         lease, options = held[item.adapter], item.options
-        kind = lease.stored.spec.head.kind
+        head = lease.stored.spec.head
         with at_input(index, item.path):
-            task = choose_format(lease.stored.spec.task, options, kind)
+            task = choose_format(lease.stored.spec.task, options, head.kind)
             texts = order_texts(task, item)
-            key = (texts, task.max_tokens, task.stride, kind == "span")
+            windows = head.kind if head.is_per_token else None
+            key = (texts, task.max_tokens, task.stride, windows)
             if key not in known:
-                known[key] = tokenizer.encode(
-                    task, texts, is_span=kind == "span", max_rows=max_rows
-                )
+                known[key] = tokenizer.encode(task, texts, kind=head.kind, max_rows=max_rows)
             rows += len(known[key])
             if rows > max_rows:
                 raise InvalidInput(
@@ -135,7 +138,9 @@ def _form_output(item: Encoded, logits: Sequence[Logits], gates: Sequence[Gates]
 
 def _keep_best(given: Answer, labels: _Labels, top_k: int | None) -> tuple[Answer, _Labels]:
     """Keep the most probable labels only, best first, if so many are asked for."""
-    if top_k is None or not isinstance(given, LabelAnswer | LabelSetAnswer):
+    if not isinstance(given, LabelAnswer | LabelSetAnswer):
+        return given, ()
+    if top_k is None:
         return given, labels
     scores = given.scores
     best = sorted(range(len(scores)), key=lambda place: -scores[place])[:top_k]
@@ -155,4 +160,6 @@ def _raw_scores(item: Encoded, given: Answer, logits: Sequence[Logits]) -> tuple
         return ()
     if isinstance(given, SpanAnswer):
         return span_logits(given, item.rows, logits) or ()
+    if isinstance(given, EntitiesAnswer):
+        return tuple(word_logits(item.rows, logits)[1].ravel().tolist())
     return tuple(logits[0].tolist())

@@ -17,7 +17,16 @@ from upt_server.results import (
     Prediction,
     Timings,
 )
-from upt_zoo.answers import Answer, LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
+from upt_zoo.answers import (
+    Answer,
+    EmbeddingAnswer,
+    EntitiesAnswer,
+    LabelAnswer,
+    LabelSetAnswer,
+    SpanAnswer,
+    ValueAnswer,
+)
+from upt_zoo.entities import Entity
 from upt_zoo.errors import Corrupt, InvalidInput, InvalidText, Overloaded, Unavailable
 from upt_zoo.references import Reference
 from upt_zoo.spec import MAX_FIELDS, HeadKind
@@ -34,6 +43,8 @@ _HEADS: "Mapping[HeadKind, pb.HeadKind.ValueType]" = {
     "multi_label": pb.HEAD_KIND_MULTI_LABEL,
     "regression": pb.HEAD_KIND_REGRESSION,
     "span": pb.HEAD_KIND_SPAN,
+    "token_classification": pb.HEAD_KIND_TOKEN_CLASSIFICATION,
+    "embedding": pb.HEAD_KIND_EMBEDDING,
 }
 
 
@@ -194,6 +205,7 @@ def write_adapter(description: AdapterDescription) -> pb.Adapter:
         data_licence=description.data_licence,
         commercial_use=description.commercial_use,
         resident=description.is_resident,
+        outputs=description.outputs,
     )
 
 
@@ -224,6 +236,7 @@ def read_adapter(message: pb.Adapter) -> AdapterDescription:
         data_licence=message.data_licence,
         commercial_use=message.commercial_use,
         is_resident=message.resident,
+        outputs=message.outputs,
     )
 
 
@@ -258,6 +271,11 @@ def _write_answer(answer: Answer, labels: Sequence[str], message: pb.Output) -> 
             message.value.CopyFrom(pb.ValueAnswer(value=value))
         case SpanAnswer():
             message.span.CopyFrom(_write_span(answer))
+        case EntitiesAnswer(entities=entities):
+            message.entities.SetInParent()  # none is an answer too
+            message.entities.entities.extend(map(_write_entity, entities))
+        case EmbeddingAnswer(vector=vector):
+            message.embedding.vector.extend(vector)
 
 
 def _write_span(span: SpanAnswer) -> pb.SpanAnswer:
@@ -266,6 +284,26 @@ def _write_span(span: SpanAnswer) -> pb.SpanAnswer:
 
 def _read_span(message: pb.SpanAnswer) -> SpanAnswer:
     return SpanAnswer(text=message.text, start=message.start, end=message.end, score=message.score)
+
+
+def _write_entity(entity: Entity) -> pb.Entity:
+    return pb.Entity(
+        label=entity.label,
+        text=entity.text,
+        start=entity.start,
+        end=entity.end,
+        score=entity.score,
+    )
+
+
+def _read_entity(message: pb.Entity) -> Entity:
+    return Entity(
+        label=message.label,
+        text=message.text,
+        start=message.start,
+        end=message.end,
+        score=message.score,
+    )
 
 
 def _write_options(options: Options) -> pb.Options | None:
@@ -330,6 +368,10 @@ def _read_answer(message: pb.Output) -> tuple[Answer, tuple[str, ...]]:
             return ValueAnswer(value=message.value.value), ()
         case "span":
             return _read_span(message.span), ()
+        case "entities":
+            return EntitiesAnswer(entities=tuple(map(_read_entity, message.entities.entities))), ()
+        case "embedding":
+            return EmbeddingAnswer(vector=tuple(message.embedding.vector)), ()
     raise Corrupt("the server gave an answer of an unknown kind; use a later client")
 
 

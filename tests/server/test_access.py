@@ -327,14 +327,31 @@ def test_open_streams_are_bounded_for_each_token(file: Path) -> None:
     access.admit("predict", bearer(secret))
     with ExitStack() as streams:
         for _ in range(64):
-            streams.enter_context(access.stream())
-        with pytest.raises(Overloaded, match="quota of ci: 64 streams are open"), access.stream():
+            streams.enter_context(access.open_call(is_stream=True))
+        with (
+            pytest.raises(Overloaded, match="quota of ci: 64 calls are open, 64 of them streams"),
+            access.open_call(is_stream=True),
+        ):
+            pass
+        with access.open_call():
             pass
         access.admit("predict", bearer(add(file, "other")))
-        with access.stream():
+        with access.open_call(is_stream=True):
             pass
     access.admit("predict", bearer(secret))
-    with access.stream():
+    with access.open_call(is_stream=True):
+        pass
+
+
+def test_open_calls_are_bounded_for_each_token(file: Path) -> None:
+    access = Access(TokenFile(file))
+    access.admit("predict", bearer(add(file)))
+    with ExitStack() as calls:
+        for _ in range(512):
+            calls.enter_context(access.open_call())
+        with pytest.raises(Overloaded, match="512 calls are open"), access.open_call():
+            pass
+    with access.open_call():
         pass
 
 

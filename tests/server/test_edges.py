@@ -15,9 +15,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from upt_server.app import SERVICE, Server, build_engine
 from upt_server.client import AsyncClient
 from upt_server.metrics import Metrics
-from upt_server.results import AdapterIdentity, Output, Prediction, Timings
+from upt_testing.predictions import make_prediction
 from upt_testing.serving import FakeRunner, Publisher, Served, make_settings, serving, until
-from upt_zoo.answers import ValueAnswer
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import Overloaded
 from upt_zoo.local.store import Store
@@ -114,6 +113,12 @@ async def test_metrics_tell_what_happened(served: Served, backbone: Backbone) ->
         'upt_adapter_resident{tier="host"} 2.0',
         'upt_adapter_load_duration_seconds_count{source="store"} 2.0',
         "upt_adapter_evictions_total 0.0",
+        'upt_tokens_total{adapter="sst2"} 4.0',
+        'upt_adapter_request_duration_seconds_count{adapter="cola"} 1.0',
+        'upt_limit{of="batch_tokens"} 4096.0',
+        'upt_limit{of="queue_tokens"} 65536.0',
+        'upt_limit{of="adapter_bytes"} 1.073741824e+09',
+        f"upt_adapter_bytes {served.engine.status().adapter_bytes}.0",
     ):
         assert line in text
     assert f'upt_build_info{{backbone="{backbone.identity.digest}",precision="exact"' in text
@@ -157,22 +162,9 @@ def test_no_caller_can_grow_the_metrics() -> None:
         'upt_requests_total{adapter="other",code="NOT_FOUND",task="other"} 50.0',
         'upt_requests_total{adapter="a",code="DATA_LOSS",task="a"} 1.0',
     }
-
-
-def make_prediction(name: str) -> Prediction:
-    output = Output(
-        answer=ValueAnswer(value=1),
-        labels=(),
-        adapter=AdapterIdentity(name=name, version="1.0.0", digest="sha256:"),
-        task=name,
-        tokens=3,
-        is_truncated=False,
-        windows=1,
-    )
-    timings = Timings(load_ms=0, tokenize_ms=0, queue_ms=0, forward_ms=0, total_ms=0)
-    return Prediction(
-        outputs=(output,), backbone_digest="", precision="exact", timings=timings, batches=()
-    )
+    for name in ("upt_tokens_total", "upt_adapter_request_duration_seconds_count"):
+        labels = {line.partition(" ")[0] for line in text.splitlines() if line.startswith(name)}
+        assert labels == {f'{name}{{adapter="{adapter}"}}' for adapter in ("a", "b", "other")}
 
 
 @pytest.mark.parametrize("port", ["grpc_port", "http_port"])

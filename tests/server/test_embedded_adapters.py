@@ -141,7 +141,7 @@ async def test_fewer_tokens_equal_a_text_cut_by_hand(client: AsyncClient) -> Non
     [
         ("sst2", [FILM], Options(max_tokens=7), "max_tokens 7: task sst2 takes 8 to"),
         ("sst2", [FILM], Options(max_tokens=513), "max_tokens 513"),
-        ("sst2", [FILM], Options(stride=4), "stride is for span tasks"),
+        ("sst2", [FILM], Options(stride=4), "stride is for spans and entities"),
         ("stsb", PAIR, Options(top_k=1), "top_k is for labels and spans"),
     ],
 )
@@ -203,7 +203,7 @@ async def test_gates_are_the_means_of_the_forward_pass(
     assert all(0 < value < 1 for layer in output.gates for value in layer.values())
     # the first layer's LoRA gates by the formula of docs/architecture.md, section 3
     spec, arrays = catalogue.load(catalogue.resolve(Reference(name="sst2")))
-    (row,) = Tokenizer(embedded.tokenizer_file).encode(spec.task, (FILM,), is_span=False)
+    (row,) = Tokenizer(embedded.tokenizer_file).encode(spec.task, (FILM,), kind="classification")
     ids, types = torch.tensor(row.ids), torch.tensor(row.type_ids)
     real = encoder.embeddings(ids, torch.arange(len(row.ids)), types)
     hidden = torch.cat([torch.from_numpy(arrays["prompt"]).float(), real])

@@ -433,7 +433,7 @@ async def test_a_killed_run_is_gone_on_with_by_the_same_version(
     [
         (("--adapter", "nobody"), 66, "no adapter nobody"),
         (("--adapter", "squad", "--columns", "text"), 64, "takes question and context"),
-        (("--adapter", "sst2", "--stride", "4"), 64, "stride is for span tasks"),
+        (("--adapter", "sst2", "--stride", "4"), 64, "stride is for spans and entities"),
         (("--adapter", "sst2", "--max-tokens", "4000"), 64, "max_tokens 4000"),
         (("--adapter", "sst2", "--token-file", "nowhere"), 64, "cannot read a token"),
     ],

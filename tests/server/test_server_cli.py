@@ -20,7 +20,14 @@ from upt_protos.v1 import inference_pb2 as pb
 from upt_server.cli import app
 from upt_server.client import AsyncClient
 from upt_server.results import Output
-from upt_testing.adapters import CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN
+from upt_testing.adapters import (
+    CLASSIFICATION,
+    EMBEDDING,
+    MULTI_LABEL,
+    REGRESSION,
+    SPAN,
+    TOKENS,
+)
 from upt_testing.serving import TIMEOUT_S, Publisher
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import Unavailable
@@ -71,11 +78,19 @@ def running(*arguments: str, **environment: str) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Iterator[Running]:
     publish = Publisher(store=Store(tmp_path_factory.mktemp("home")), backbone=backbone)
-    heads = {"sst2": CLASSIFICATION, "topics": MULTI_LABEL, "stsb": REGRESSION, "squad": SPAN}
+    heads = {
+        "people": TOKENS,
+        "squad": SPAN,
+        "sst2": CLASSIFICATION,
+        "stsb": REGRESSION,
+        "topics": MULTI_LABEL,
+        "vectors": EMBEDDING,
+    }
     for seed, (name, head) in enumerate(heads.items()):
         publish(name, head, seed=seed)
-    arguments = ("--backbone", str(backbone.directory), "--preload", "sst2,squad:1.0.0")
-    with running(*arguments, UPT_ZOO_HOME=str(publish.store.root)) as server:
+    file = tmp_path_factory.mktemp("configuration") / "server.toml"
+    file.write_text(f"backbone = '{backbone.directory}'\npreload = 'sst2,squad:1.0.0'\n")
+    with running(UPT_SERVER_CONFIG=str(file), UPT_ZOO_HOME=str(publish.store.root)) as server:
         yield server
 
 
@@ -98,6 +113,23 @@ def test_predict_takes_the_texts_in_the_order_of_the_fields(server: Running) -> 
     assert context[int(found[2]) : int(found[3])] == found[1].strip()
 
 
+def test_predict_prints_entities_with_their_characters(server: Running) -> None:
+    text = "the woman painted the house by the river"
+    result = upt_server("predict", "people", text, "--server", server.target)
+    *lines, facts = result.stdout.splitlines()
+    assert facts.startswith("people:1.0.0@")
+    for line in lines:
+        found = re.fullmatch(r"(.*?)  +(PER|LOC) +[0-9.]+ % +characters (\d+) to (\d+) *", line)
+        assert found is not None, line
+        assert text[int(found[3]) : int(found[4])] == found[1].strip()
+    assert lines
+
+
+def test_predict_prints_how_a_vector_begins(server: Running) -> None:
+    result = upt_server("predict", "vectors", "the film", "--server", server.target)
+    assert re.match(r"32 numbers: +(-?0\.\d{4} ){6}… *\n", result.stdout)
+
+
 @pytest.mark.parametrize("adapter", ["topics", "stsb"])
 def test_predict_prints_other_answers_too(server: Running, adapter: str) -> None:
     result = upt_server("predict", adapter, "the film", "--server", server.target)
@@ -116,10 +148,12 @@ def test_ls_shows_what_can_be_asked(server: Running) -> None:
     result = upt_server("ls", "--server", server.target)
     lines = [line.split() for line in result.stdout.splitlines()]
     assert [line[0] for line in lines[1:]] == [
+        "people:1.0.0",
         "squad:1.0.0",
         "sst2:1.0.0",
         "stsb:1.0.0",
         "topics:1.0.0",
+        "vectors:1.0.0",
     ]
     adapters = json.loads(upt_server("ls", "--json", "--server", server.target).stdout)["adapters"]
     resident = {adapter["identity"]["name"]: adapter["resident"] for adapter in adapters}

@@ -180,7 +180,7 @@ async def test_serving_equals_the_forward_pass_alone(
     stored = store.resolve(Reference(name="sst2"))
     spec, arrays = store.load(stored)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    (row,) = Tokenizer(backbone.tokenizer_file).encode(spec.task, (FILM,), is_span=False)
+    (row,) = Tokenizer(backbone.tokenizer_file).encode(spec.task, (FILM,), kind="classification")
     adapter = prepare(spec, tensors, dtype=torch.float32)
     logits = runner.run([Row(ids=row.ids, type_ids=row.type_ids, adapter=adapter)])
     expected = answer(spec, (FILM,), [row], logits)

@@ -1,3 +1,5 @@
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,16 @@ from upt_server.results import (
     Prediction,
     Timings,
 )
-from upt_zoo.answers import Answer, LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
+from upt_zoo.answers import (
+    Answer,
+    EmbeddingAnswer,
+    EntitiesAnswer,
+    LabelAnswer,
+    LabelSetAnswer,
+    SpanAnswer,
+    ValueAnswer,
+)
+from upt_zoo.entities import Entity
 from upt_zoo.errors import (
     AdapterNotFound,
     Corrupt,
@@ -24,6 +35,7 @@ from upt_zoo.errors import (
     UptError,
 )
 from upt_zoo.references import Reference
+from upt_zoo.spec import HeadKind
 
 texts = st.text(max_size=20)
 counts = st.integers(0, 2**31)
@@ -32,6 +44,9 @@ doubles = st.floats(allow_nan=False)
 identities = st.builds(AdapterIdentity, name=texts, version=texts, digest=texts)
 values = st.builds(ValueAnswer, value=floats)
 spans = st.builds(SpanAnswer, text=texts, start=counts, end=counts, score=floats)
+entity = st.builds(Entity, label=texts, text=texts, start=counts, end=counts, score=floats)
+entities = st.builds(EntitiesAnswer, entities=st.lists(entity, max_size=3).map(tuple))
+vectors = st.builds(EmbeddingAnswer, vector=st.lists(floats, min_size=1, max_size=4).map(tuple))
 
 
 @st.composite
@@ -43,7 +58,7 @@ def outputs(draw: st.DrawFn) -> Output:
     )
     given = st.lists(st.sampled_from(labels), max_size=3).map(tuple)
     label_set = st.builds(LabelSetAnswer, labels=given, scores=scores)
-    answer: Answer = draw(st.one_of(label, label_set, values, spans))
+    answer: Answer = draw(st.one_of(label, label_set, values, spans, entities, vectors))
     has_labels = isinstance(answer, LabelAnswer | LabelSetAnswer)
     return Output(
         answer=answer,
@@ -87,8 +102,9 @@ descriptions = st.builds(
     method=texts,
     fields=st.lists(texts, max_size=2).map(tuple),
     max_tokens=counts,
-    head=st.sampled_from(["classification", "multi_label", "regression", "span"]),
+    head=st.sampled_from(get_args(HeadKind)),
     labels=st.lists(texts, max_size=3).map(tuple),
+    outputs=counts,
     metric=texts,
     metrics=st.dictionaries(texts, doubles, max_size=3),
     backbone_hub_id=texts,

@@ -8,12 +8,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upt_testing.adapters import CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN, tiny_spec
+from upt_testing.adapters import (
+    CLASSIFICATION,
+    EMBEDDING,
+    MULTI_LABEL,
+    REGRESSION,
+    SPAN,
+    TAGS,
+    TOKENS,
+    tiny_spec,
+)
 from upt_testing.backbones import WORDS
-from upt_training.batches import Feature, batches_of, features_of, loss_of
+from upt_training.batches import UNTAGGED, Feature, batches_of, features_of, loss_of
 from upt_training.data import Example
-from upt_training.gold import GoldSpans
-from upt_zoo.backbone import Backbone
+from upt_training.gold import GoldSpans, GoldTags, join_words
+from upt_zoo.backbone import Backbone, resolve_backbone
 from upt_zoo.tokenization import Tokenizer, TokenRow
 
 
@@ -115,7 +124,96 @@ def test_the_answer_is_found_in_each_window_that_has_it_whole(
     assert (cut > 0) == (length > 1)
 
 
+def tagged(words: list[str], *tags: str) -> Example:
+    text, places = join_words(words)
+    numbers = tuple(TAGS.index(tag) for tag in tags)
+    return Example(texts=(text,), gold=GoldTags(words=places, tags=numbers))
+
+
+def test_the_first_token_of_each_word_has_its_tag() -> None:
+    """What the tokenizer splits goes on with the entity that it began."""
+    words = ["Ada", "saw", "unbelievably", "U.S.", "rivers", "."]
+    example = tagged(words, "B-PER", "O", "B-PER", "B-LOC", "I-LOC", "O")
+    (feature,) = features_of(
+        [example], tiny_spec(head=TOKENS), Tokenizer(resolve_backbone().tokenizer_file)
+    )
+    assert isinstance(feature.target, tuple)
+    said = [
+        (example.texts[0][slice(*word)], TAGS[tag])
+        for word, tag in zip(feature.row.offsets or (), feature.target, strict=True)
+        if word is not None
+    ]
+    assert said == [
+        ("Ada", "B-PER"),
+        ("saw", "O"),
+        ("unbelievably", "B-PER"),
+        ("U", "B-LOC"),
+        (".", "I-LOC"),
+        ("S", "I-LOC"),
+        (".", "I-LOC"),
+        ("rivers", "I-LOC"),
+        (".", "O"),
+    ]
+    untagged = [tag for tag in feature.target if tag == UNTAGGED]
+    assert len(untagged) == len(feature.row.ids) - len(said) > 3  # [CLS], [SEP], pieces of words
+
+
+def test_a_long_text_has_a_feature_for_each_window(tokenizer: Tokenizer) -> None:
+    words = random.Random(1).choices([word for word in WORDS if word.isalpha()], k=80)
+    tags = random.Random(2).choices(TAGS, k=80)
+    features = features_of([tagged(words, *tags)], tiny_spec(head=TOKENS), tokenizer)
+    assert len(features) > 2
+    given = {
+        (word, TAGS[tag])
+        for feature in features
+        if isinstance(feature.target, tuple)
+        for word, tag in zip(feature.row.offsets or (), feature.target, strict=True)
+        if word is not None
+    }
+    places = join_words(words)[1]
+    assert given == set(zip(places, tags, strict=True))
+
+
+def test_a_pair_to_embed_is_one_feature_with_a_share_of_the_scale(tokenizer: Tokenizer) -> None:
+    pairs = [("a film", "the film"), ("a book", "a river is old"), ("a", "a")]
+    examples = [
+        Example(texts=texts, gold=value) for texts, value in zip(pairs, (4.0, 1.0, 5), strict=True)
+    ]
+    features = features_of(examples, tiny_spec(head=EMBEDDING), tokenizer)
+    assert [feature.target for feature in features] == [0.75, 0.0, 1.0]
+    assert [len(f.row.ids) for f in features] == [4, 4, 3]
+    assert [len(f.other.ids) for f in features if f.other] == [4, 6, 3]
+    same = features_of(examples[:1], tiny_spec(head=EMBEDDING), tokenizer)
+    assert same[0].target == 0.0
+
+
 # Loss
+
+
+def test_the_loss_of_tags_is_the_mean_over_rows_of_that_over_words() -> None:
+    torch.manual_seed(0)
+    logits = [torch.randn(length, 5, requires_grad=True) for length in (4, 3, 2)]
+    targets = [(UNTAGGED, 1, 2, UNTAGGED), (UNTAGGED, 4, UNTAGGED), (UNTAGGED, UNTAGGED)]
+    batch = [Feature(row=TokenRow(ids=[0], type_ids=[0]), target=target) for target in targets]
+    spec = tiny_spec(head=TOKENS)
+    loss = loss_of(spec, logits, batch, deviation=1.0)
+    chances = [-torch.log_softmax(values, 1) for values in logits]
+    expected = ((chances[0][1, 1] + chances[0][2, 2]) / 2 + chances[1][1, 4]) / 3
+    assert loss.item() == pytest.approx(expected.item())
+    parts = [loss_of(spec, logits[i : i + 1], batch[i : i + 1], deviation=1.0) for i in range(3)]
+    assert loss.item() == pytest.approx(sum(part.item() for part in parts) / 3)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    assert all(values.grad is not None and values.grad.isfinite().all() for values in logits)
+
+
+def test_the_loss_of_pairs_is_the_squared_error_of_their_cosine() -> None:
+    vectors = [(1.0, 0.0), (3.0, 4.0), (0.0, 2.0), (6.0, 8.0)]  # of two rows, then of their others
+    row = TokenRow(ids=[0], type_ids=[0])
+    batch = [Feature(row=row, target=target, other=row) for target in (0.5, 0.25)]
+    loss = loss_of(
+        tiny_spec(head=EMBEDDING), [torch.tensor(each) for each in vectors], batch, deviation=9.0
+    )
+    assert float(loss) == pytest.approx((0.5**2 + 0.75**2) / 2)
 
 
 def test_the_loss_of_labels_is_cross_entropy() -> None:

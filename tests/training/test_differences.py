@@ -79,6 +79,14 @@ def test_an_average_is_over_the_rows_that_both_have() -> None:
     assert lines[3].startswith("| rte | +0.0 [0.0, 0.0] | -")
 
 
+def test_wnli_is_compared_but_in_no_average() -> None:
+    wnli = [record("wnli", "unipelt_prompt", 1, 0.1), record("wnli", "full", 1, 0.9)]
+    plain, more = (differences_of(each, "full", resamples=5) for each in (RECORDS, RECORDS + wnli))
+    assert [each for each in more if each.row == "wnli"]
+    averages = [[each.points for each in found if each.row == "average"] for found in (plain, more)]
+    assert averages[0] == averages[1]
+
+
 def test_few_rows_and_ablations_are_compared_with_their_like() -> None:
     few = [record("rte", method, 1, 0.6, train_rows=100) for method in ("full", "unipelt")]
     bare = record("rte", "unipelt", 1, 0.6).model_copy(

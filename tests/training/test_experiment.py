@@ -26,6 +26,7 @@ from upt_zoo.errors import BackboneNotFound, DataNotFound, InvalidSpec, NotFound
 from upt_zoo.layout import check_shapes
 from upt_zoo.nn.adapter import prepare
 from upt_zoo.nn.encoder import Encoder, load_encoder
+from upt_zoo.nn.example import record_example
 from upt_zoo.nn.linear import is_bf16_fast
 from upt_zoo.tasks import find_task
 from upt_zoo.tokenization import Tokenizer
@@ -116,6 +117,27 @@ def test_the_metrics_are_those_of_the_very_tensors(
     trained = train(recipe.model_copy(update={"task": "stsb"}), data)
     metrics = dev_metrics(trained, data, backbone, load_encoder(backbone))
     assert trained.spec.lineage.metrics == metrics
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_example_is_the_answer_of_the_very_tensors_on_the_backbone_in_fp32(
+    recipe: Recipe, data: Path, backbone: Backbone, precision: str
+) -> None:
+    trained = train(recipe.model_copy(update={"precision": precision, "epochs": 1}), data)
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in trained.tensors.items()}
+    again = record_example(
+        load_encoder(backbone),
+        trained.spec,
+        prepare(trained.spec, tensors, dtype=torch.float32),
+        Tokenizer(backbone.tokenizer_file),
+    )
+    assert trained.spec.example == again
+    assert len(again.logits) == 2
+
+
+def test_what_no_server_takes_has_no_example(recipe: Recipe, data: Path) -> None:
+    trained = train(recipe.model_copy(update={"method": "bitfit", "epochs": 1}), data)
+    assert trained.spec.example is None
 
 
 def test_a_repeated_run_gives_the_same_tensors(

@@ -4,11 +4,20 @@ from dataclasses import replace
 
 import pytest
 
+from upt_testing.adapters import TAGS
 from upt_training.calibration import calibration_of
 from upt_training.data import Example
-from upt_training.gold import GoldSpans
+from upt_training.gold import Gold, GoldSpans, GoldTags
 from upt_training.inspection import Mistake, inspect
-from upt_zoo.answers import Answer, LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
+from upt_zoo.answers import (
+    Answer,
+    EntitiesAnswer,
+    LabelAnswer,
+    LabelSetAnswer,
+    SpanAnswer,
+    ValueAnswer,
+)
+from upt_zoo.entities import Entity
 from upt_zoo.tasks import find_task
 
 
@@ -17,7 +26,7 @@ def label(index: int, score: float) -> LabelAnswer:
     return LabelAnswer(label=names[index], index=index, score=score, scores=(score, 1 - score))
 
 
-def examples(*golds: int | float | frozenset[int] | GoldSpans) -> list[Example]:
+def examples(*golds: Gold) -> list[Example]:
     return [Example(texts=("secret",), gold=gold) for gold in golds]
 
 
@@ -77,3 +86,36 @@ def test_a_set_is_as_wrong_as_it_has_wrong_labels() -> None:
         (2, "a", "b", 2.0),
         (3, "a, b", "a, b, c", 1.0),
     ]
+
+
+def test_entities_are_told_by_their_characters() -> None:
+    task = replace(
+        find_task("cola"), kind="token_classification", labels=TAGS, metrics=("f1", "recall")
+    )
+    words = ((0, 3), (4, 8), (9, 12))
+    gold = GoldTags(words=words, tags=(TAGS.index("B-PER"), TAGS.index("I-PER"), 0))
+
+    def answer(*places: tuple[str, int, int]) -> EntitiesAnswer:
+        return EntitiesAnswer(
+            entities=tuple(
+                Entity(label=label, text="secret", start=start, end=end, score=0.5)
+                for label, start, end in places
+            )
+        )
+
+    answers = [answer(("PER", 0, 8)), answer(("PER", 0, 3), ("LOC", 4, 12)), answer()]
+    found = inspect(task, examples(gold, gold, gold), answers, worst=9, resamples=5)
+    assert [(m.row, m.gold, m.given, m.weight) for m in found.mistakes] == [
+        (2, "PER [0, 8)", "LOC [4, 12), PER [0, 3)", 3.0),
+        (3, "PER [0, 8)", "", 1.0),
+    ]
+    assert found.metrics == {"f1": 33.3333, "recall": 33.3333}
+    assert "secret" not in repr(found)
+
+
+def test_cosines_have_no_mistakes_beside_their_gold() -> None:
+    task = replace(find_task("stsb"), kind="embedding")
+    answers = [ValueAnswer(value=value) for value in (0.1, 0.3, 0.2)]
+    found = inspect(task, examples(1.0, 5.0, 2.0), answers, worst=9, resamples=5)
+    assert found.mistakes == ()
+    assert found.metrics["spearmanr"] == pytest.approx(100)

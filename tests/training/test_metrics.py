@@ -1,12 +1,25 @@
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from seqeval import metrics as seqeval_metrics
 
+from upt_testing.adapters import TAGS
 from upt_training.data import Example
-from upt_training.gold import GoldSpans
+from upt_training.gold import GoldSpans, GoldTags, join_words
 from upt_training.metrics import score
-from upt_zoo.answers import Answer, LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
+from upt_zoo.answers import (
+    Answer,
+    EntitiesAnswer,
+    LabelAnswer,
+    LabelSetAnswer,
+    SpanAnswer,
+    ValueAnswer,
+)
+from upt_zoo.entities import Entity, find_runs
 from upt_zoo.tasks import find_task
 
 
@@ -157,3 +170,70 @@ def test_an_answer_of_another_kind_is_refused() -> None:
         score(find_task("sst2"), [Example(texts=("a",), gold=1)], [span])
     with pytest.raises(TypeError, match="no answer of squad"):
         score(find_task("squad"), [Example(texts=("a", "b"), gold=1)], [span])
+
+
+# Entities
+
+PEOPLE = replace(
+    find_task("cola"),
+    name="people",
+    kind="token_classification",
+    labels=TAGS,
+    metrics=("f1", "precision", "recall"),
+)
+rows_of_tags = st.lists(
+    st.lists(st.tuples(st.sampled_from(TAGS), st.sampled_from(TAGS)), min_size=1, max_size=8),
+    min_size=1,
+    max_size=4,
+)
+
+
+def answer_of(tags: Sequence[str], words: Sequence[tuple[int, int]]) -> EntitiesAnswer:
+    entities = [
+        Entity(label=label, text="", start=words[first][0], end=words[behind - 1][1], score=1.0)
+        for label, first, behind in find_runs(tags, TAGS)
+    ]
+    return EntitiesAnswer(entities=tuple(entities))
+
+
+def entity_scores(*rows: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Score rows of (gold tag, given tag) of each word."""
+    examples, answers = [], []
+    for row in rows:
+        text, words = join_words(["word"] * len(row))
+        gold = GoldTags(words=words, tags=tuple(TAGS.index(tag) for tag, _ in row))
+        examples.append(Example(texts=(text,), gold=gold))
+        answers.append(answer_of([tag for _, tag in row], words))
+    return score(PEOPLE, examples, answers)
+
+
+def test_entities_are_right_as_a_whole_or_not_at_all() -> None:
+    scores = entity_scores(
+        [("B-PER", "B-PER"), ("I-PER", "I-PER"), ("O", "O"), ("B-LOC", "B-PER")],
+        [("B-LOC", "B-LOC"), ("I-LOC", "O"), ("O", "B-LOC")],
+    )
+    # of 3 entities 1 is found; 4 are given
+    assert scores == {
+        "f1": pytest.approx(100 * 2 / 7, abs=1e-4),
+        "precision": 25.0,
+        "recall": pytest.approx(100 / 3, abs=1e-4),
+    }
+
+
+def test_rows_without_entities_score_0() -> None:
+    nothing = dict.fromkeys(PEOPLE.metrics, 0.0)
+    assert entity_scores([("O", "O")]) == nothing
+    assert entity_scores([("O", "B-PER")]) == nothing
+    assert entity_scores([("B-PER", "O")]) == nothing
+
+
+@given(rows=rows_of_tags)
+def test_entities_score_as_seqeval_says(rows: list[list[tuple[str, str]]]) -> None:
+    gold, got = ([[pair[side] for pair in row] for row in rows] for side in (0, 1))
+    theirs = {
+        "f1": seqeval_metrics.f1_score(gold, got, zero_division=0),
+        "precision": seqeval_metrics.precision_score(gold, got, zero_division=0),
+        "recall": seqeval_metrics.recall_score(gold, got, zero_division=0),
+    }
+    expected = {name: pytest.approx(100 * value, abs=1e-4) for name, value in theirs.items()}
+    assert entity_scores(*rows) == expected

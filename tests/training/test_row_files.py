@@ -91,3 +91,32 @@ def test_what_is_wrong_with_a_file_is_said_with_its_row(
 
 def test_a_file_without_a_header_has_no_rows() -> None:
     assert list(rows_of(Path("a.csv"), b"")) == []
+
+
+# CoNLL
+
+
+def test_sentences_of_conll_are_rows_of_words_and_tags() -> None:
+    data = (
+        "\ufeff-DOCSTART- -X- O O\r\n\r\nAda NNP B-NP B-PER\r\nwrote VBD B-VP O  \r\n\r\n\r\n"
+        "New York\tNNP\tB-LOC\n. O\n-DOCSTART- O\n10\u00a0000\u2028 CD O\n"
+    ).encode()
+    assert list(rows_of(Path("a.conll"), data)) == [
+        {"tokens": ["Ada", "wrote"], "tags": ["B-PER", "O"]},
+        {"tokens": ["New York", "."], "tags": ["B-LOC", "O"]},
+        {"tokens": ["10\u00a0000\u2028"], "tags": ["O"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"Ada B-PER\nwrote\n", "line 2: expected a word and its tag"),
+        (b"Ada\t\n", "line 1: expected a word and its tag"),
+        (b"\n\tB-PER\n", "line 2: expected a word and its tag"),
+        (b"Ada B-PER\n\xff O\n", "line 2: expected UTF-8"),
+    ],
+)
+def test_a_line_without_a_word_and_its_tag_is_named(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        list(rows_of(Path("a.conll"), data))

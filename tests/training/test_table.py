@@ -46,9 +46,9 @@ def test_the_table_has_tasks_by_methods_with_their_spread() -> None:
     assert as_markdown(cells_of(RECORDS)).splitlines() == [
         "| task | metric | unipelt_prompt | full |",
         "| --- | --- | --- | --- |",
-        "| cola | matthews_correlation | 35.6 |  |",
+        "| cola | matthews_correlation | 35.6 | not run |",
         "| mrpc | f1 | 87.0 ± 1.4 | 88.0 |",
-        "| parameters |  | 200 | 1,000,000 |",
+        "| parameters |  | 200 | 999,990 |",
     ]
 
 
@@ -123,6 +123,9 @@ def test_a_variant_has_a_column_and_a_record_of_its_own(tmp_path: Path) -> None:
     ungated = Recipe(task="cola", method="unipelt", has_gates=False)
     stack = Recipe(task="cola", method="stacked_unipelt", blocks=2)
     biases = Recipe(task="cola", method="bitfit")
+    started = Recipe(task="acl_arc", method="lora", initial_adapter="embedded/mnli:1.0.0")
+    pretrained = started.changed({"initial_adapter": "acl-arc-tapt"})
+    assert (started.variant, pretrained.variant) == ("lora-from-mnli", "lora-from-tapt")
     runs = [
         RECORDS[3].model_copy(update={"recipe": recipe, "served_parameters": 0})
         for recipe in (biases, stack, ungated)

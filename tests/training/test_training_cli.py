@@ -10,6 +10,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -23,6 +24,7 @@ from upt_training import cli
 from upt_training.cli import app
 from upt_training.experiment import Experiment
 from upt_training.metrics import measure
+from upt_training.recipe import Method, recipe_of_task
 from upt_training.records import Record
 from upt_zoo.backbone import Backbone
 from upt_zoo.local.store import Store
@@ -323,11 +325,69 @@ def test_a_run_starts_from_an_adapter_and_records_its_digest(shared: Desk, desk:
     result = desk.run("run", recipe, "--json", "--records", str(desk.root / "records"))
     assert result.code == 0, result.stderr
     (file,) = (desk.root / "records").iterdir()
+    assert file.name == "stsb-unipelt_prompt-from-sst2-seed1.json"
     record = Record.model_validate_json(file.read_bytes())
     assert record.recipe.initial_adapter == f"{source}:1.0.0@{stored.digest}"
     assert "skipped" in desk.run("run", recipe, "--records", str(desk.root / "records")).stderr
     missing = desk.write_recipe("stsb", initial_adapter="nobody")
     assert "nobody" in desk.run("run", missing).stderr
+
+
+def test_another_method_starts_from_nothing_only_when_told_to(desk: Desk) -> None:
+    recipe = desk.write_recipe("stsb", initial_adapter="nobody:1.0.0", epochs=1)
+    for method in ("full", "unipelt"):
+        refused = desk.run("run", recipe, "--method", method)
+        assert refused.code == 64
+        assert "unipelt_prompt starts from nobody:1.0.0" in one_line(refused)
+        assert "--no-initial-adapter" in refused.stderr
+    records = desk.root / "records"
+    options = ("--no-initial-adapter", "--no-publish", "--records", str(records), "--json")
+    result = desk.run("run", recipe, "--method", "full", *options)
+    assert result.code == 0, result.stderr
+    assert Record.model_validate_json(result.stdout).recipe.initial_adapter is None
+    assert [file.name for file in records.iterdir()] == ["stsb-full-seed1.json"]
+
+
+def test_every_method_of_the_catalogue_can_be_compared_from_the_shipped_recipe(desk: Desk) -> None:
+    for task in TASKS:
+        recipe = recipe_of_task(task)
+        for method in get_args(Method):
+            changed = recipe.changed({"method": method, "seed": 3, "initial_adapter": None})
+            assert (changed.method, changed.seed, changed.variant) == (method, 3, method)
+            same = ("task", "epochs", "batch_size", "holdout_rows", "pooling", "max_tokens")
+            assert all(getattr(changed, key) == getattr(recipe, key) for key in same)
+
+
+def test_methods_and_seeds_are_a_queue_that_goes_on_where_it_was_killed(desk: Desk) -> None:
+    records = desk.root / "records"
+    recipes = [desk.write_recipe(task, epochs=2) for task in ("sst2", "stsb")]
+    grid = ("--method", "lora", "--method", "head", "--seed", "1", "--seed", "2")
+    queue = ("run", *recipes, *grid, "--no-publish", "--records", str(records), "--threads", "1")
+    kill_in(desk, DIES_IN_EPOCH, *queue)
+    assert not records.exists()
+    result = desk.run(*queue)
+    assert result.code == 0, result.stderr
+    epochs = [event["epoch"] for event in result.events() if event["event"] == "epoch"]
+    assert epochs == [2, *[1, 2] * 7]
+    tasks_methods_seeds = sorted(
+        f"{task}-{method}-seed{seed}.json"
+        for task in ("sst2", "stsb")
+        for method in ("lora", "head")
+        for seed in (1, 2)
+    )
+    assert sorted(file.name for file in records.iterdir()) == tasks_methods_seeds
+    again = desk.run(*queue)
+    assert (again.code, again.stdout) == (0, "")
+    assert [line.split()[-1] for line in again.stderr.splitlines()] == ["skipped"] * 8
+
+
+def test_a_queue_is_refused_before_its_first_run_if_a_record_is_of_another_recipe(
+    shared: Desk, desk: Desk
+) -> None:
+    recipes = [desk.write_recipe("mrpc"), desk.write_recipe("sst2", adapter_rate=0.005)]
+    result = desk.run("run", *recipes, "--records", str(shared.root / "records"))
+    assert result.code == 73
+    assert "is of another recipe" in one_line(result)
 
 
 def test_options_go_before_the_recipe(desk: Desk) -> None:

@@ -11,7 +11,7 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from upt_training.data import Example, read_split, splits_in
-from upt_training.gold import Gold, GoldSpans, gold_of
+from upt_training.gold import Gold, GoldSpans, GoldTags, gold_of
 from upt_training.recipe import Recipe, read_recipe, task_of
 from upt_training.user_tasks import UserTask
 from upt_zoo.errors import DataNotFound, InvalidInput, InvalidSpec
@@ -32,8 +32,8 @@ def described(**changes: object) -> UserTask:
 
 
 def task_with(labels: tuple[str, ...] | None, head: str) -> Task:
-    metrics = {"fields": ["question", "context"]} if head == "span" else {}
-    return described(labels=labels, head=head, **metrics).task()
+    fields = {"token_classification": ["words"]}.get(head, ["question", "context"])
+    return described(labels=labels, head=head, fields=fields).task()
 
 
 # The description
@@ -52,6 +52,13 @@ def test_a_description_fills_in_what_it_leaves_out() -> None:
     assert described(gold=None).task().files == FileSource(paths=TICKETS["files"], gold="label")
     spans = described(gold=None, labels=None, head="span").task()
     assert spans.files == FileSource(paths=TICKETS["files"], gold="answers")
+    tags = described(gold=None, fields=["tokens"], head="token_classification").task()
+    assert tags.files == FileSource(paths=TICKETS["files"], gold="tags")
+    assert tags.metrics == ("f1", "precision", "recall")
+    assert tags.input().fields == ("text",)
+    pairs = described(gold=None, labels=None, head="embedding").task()
+    assert (pairs.metrics, pairs.input().fields) == (("spearmanr", "pearson"), ("text",))
+    assert (pairs.head(32).outputs, pairs.head(32).normalised) == (32, True)
 
 
 def test_yes_and_numbers_need_no_quotes() -> None:
@@ -74,6 +81,13 @@ def test_yes_and_numbers_need_no_quotes() -> None:
         ({"labels": [True, False]}, "truth values"),
         ({"head": "regression"}, "a regression head has no labels"),
         ({"head": "span", "labels": None, "fields": ["text"]}, "a span head has two"),
+        ({"head": "token_classification"}, "a token classification has one, the words"),
+        (
+            {"head": "token_classification", "labels": None, "fields": ["words"]},
+            "a token_classification head has labels",
+        ),
+        ({"head": "embedding", "labels": None, "fields": ["text"]}, "the texts to compare"),
+        ({"head": "embedding"}, "a embedding head has no labels"),
         ({"metrics": ["pearson"]}, "a classification head has macro_f1, accuracy"),
         ({"metrics": ["f1"], "labels": ["a", "b", "c"]}, "take macro_f1"),
         ({"colour": "red"}, "colour"),
@@ -172,6 +186,69 @@ def test_what_is_no_answer_is_said(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         gold_of(task_with(labels, head), value, ("Where?", "in Vienna"))
+
+
+# Words and their tags
+
+
+TAGGED: dict[str, Any] = {
+    "name": "people",
+    "fields": ["words"],
+    "gold": "marks",
+    "labels": ["O", "B-PER", "I-PER"],
+    "head": "token_classification",
+}
+
+
+def read_tagged(folder: Path, row: object) -> tuple[Example, ...]:
+    (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    task = described(**TAGGED, files={"train": "rows.jsonl"}).task()
+    return read_split(task, "train", folder=folder).examples
+
+
+@pytest.mark.parametrize(
+    ("words", "marks"),
+    [
+        (["Zoë", "of", "New York"], ["B-PER", "O", "I-PER"]),
+        ('["Zoë", "of", "New York"]', '["B-PER", 0, "2"]'),
+    ],
+)
+def test_words_become_a_text_that_knows_where_they_stand(
+    tmp_path: Path, words: object, marks: object
+) -> None:
+    (example,) = read_tagged(tmp_path, {"words": words, "marks": marks})
+    assert example.texts == ("Zoë of New York",)
+    assert example.gold == GoldTags(words=((0, 3), (4, 6), (7, 15)), tags=(1, 0, 2))
+
+
+@pytest.mark.parametrize(
+    ("words", "marks", "message"),
+    [
+        ("Zoë of", [], "row 1, column words: expected JSON in the cell"),
+        (["Zoë", 3], [], "row 1, column words: expected a list of words"),
+        (["Zoë", " "], [], "row 1, column words: expected a list of words"),
+        (["Zoë"], "B-PER", "row 1, column marks: expected JSON in the cell"),
+        (["Zoë"], {}, "row 1, column marks: expected a list of 1 tags, one a word, got {}"),
+        (["Zoë"], ["O", "O"], "expected a list of 1 tags, one a word, got 2 of them"),
+        (["Zoë"], ["B-LOC"], "expected one of O, B-PER, I-PER, or its number, got 'B-LOC'"),
+    ],
+)
+def test_words_without_their_tags_are_named(
+    tmp_path: Path, words: object, marks: object, message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        read_tagged(tmp_path, {"words": words, "marks": marks})
+
+
+def test_words_are_read_from_parquet_and_conll_too(tmp_path: Path) -> None:
+    table = pyarrow.table({"tokens": [["Zoë", "met"]], "tags": [["B-PER", "O"]]})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    (tmp_path / "rows.conll").write_text("Zoë NNP B-PER\nmet VBD O\n\n")
+    files = {"train": "rows.parquet", "dev": "rows.conll"}
+    task = described(**TAGGED | {"fields": ["tokens"], "gold": None}, files=files).task()
+    one, other = (read_split(task, split, folder=tmp_path).examples for split in files)
+    assert one == other
+    assert one[0].gold == GoldTags(words=((0, 3), (4, 7)), tags=(1, 0))
 
 
 # Files

@@ -16,6 +16,7 @@ from upt_zoo.spec import (
     Bottleneck,
     DataFile,
     Head,
+    HeadKind,
     Lineage,
     Lora,
     Prefix,
@@ -40,6 +41,15 @@ CLASSIFICATION = Head(kind="classification", outputs=2, labels=("negative", "pos
 MULTI_LABEL = Head(kind="multi_label", outputs=3, labels=("a", "b", "c"), threshold=0.4)
 REGRESSION = Head(kind="regression", outputs=1)
 SPAN = Head(kind="span", outputs=2)
+TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+TOKENS = Head(kind="token_classification", outputs=len(TAGS), labels=TAGS)
+EMBEDDING = Head(kind="embedding", outputs=BACKBONE.hidden, pooling="mean", normalised=True)
+_METRICS: dict[HeadKind, str] = {
+    "span": "f1",
+    "regression": "pearson",
+    "token_classification": "f1",
+    "embedding": "spearmanr",
+}
 
 
 def tiny_spec(
@@ -54,8 +64,11 @@ def tiny_spec(
 ) -> AdapterSpec:
     """Make a valid spec; ``name`` is the task's and so the adapter's; a span task has two fields.
 
-    The parameter counts of its lineage are those of its tensors.
+    An embedding gets the backbone's hidden size. The parameter counts of its lineage are those of
+    its tensors.
     """
+    if head.kind == "embedding":
+        head = head.model_copy(update={"outputs": (backbone or BACKBONE).hidden})
     present = {"lora": lora, "prefix": prefix, "bottleneck": bottleneck, "prompt": prompt}
     spec = AdapterSpec(
         method="_".join(key for key, component in present.items() if component) or "head",
@@ -91,8 +104,8 @@ def _task(name: str, head: Head) -> TaskInput:
         name=name,
         fields=("question", "context") if is_span else ("sentence",),
         max_tokens=32,
-        stride=8 if is_span else None,
-        metric={"span": "f1", "regression": "pearson"}.get(head.kind, "accuracy"),
+        stride=8 if head.is_per_token else None,
+        metric=_METRICS.get(head.kind, "accuracy"),
     )
 
 

@@ -9,13 +9,11 @@ kill every version listed must verify, and the operation must be repeatable to t
 
 import os
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
+from upt_testing.kills import FILES, is_killed
 from upt_testing.stores import age, check_whole, draft, publish
 from upt_zoo.errors import Conflict
 from upt_zoo.local import tags
@@ -95,39 +93,7 @@ def _is_killed(template: Path, root: Path, run: Callable[[Store], object], point
     """Run on a fresh copy in a child that dies at its nth file operation; False if it does not."""
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(template, root, copy_function=shutil.copy2)
-    child = os.fork()
-    if child == 0:
-        bomb = _Bomb(point)
-        sys.addaudithook(bomb.audit)
-        sys.setprofile(bomb.profile)
-        threading.setprofile(bomb.profile)
-        run(Store(root))
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, signal.SIGKILL), status
-    return status != 0
-
-
-class _Bomb:
-    """Kills the process before the nth step that has to do with a file."""
-
-    def __init__(self, point: int) -> None:
-        self._left = point
-
-    def audit(self, event: str, arguments: object) -> None:
-        """See files opened, renamed, deleted and locked."""
-        if event == "open" or event.startswith(("os.", "fcntl.")):
-            self._step()
-
-    def profile(self, frame: FrameType, event: str, function: object) -> None:
-        """See bytes written and synced, of which no audit tells."""
-        if event == "c_call" and getattr(function, "__name__", "") in ("write", "flush", "fsync"):
-            self._step()
-
-    def _step(self) -> None:
-        self._left -= 1
-        if self._left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    return is_killed(lambda: run(Store(root)), FILES, point)
 
 
 def _check_same(store: Store, expected: Store) -> None:

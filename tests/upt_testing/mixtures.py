@@ -1,4 +1,4 @@
-"""A batch as mixed as it gets: thirty-two rows, each with an adapter of its own, of all kinds."""
+"""A batch as mixed as it gets: thirty-eight rows, each with an adapter of its own, of all kinds."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from upt_testing.adapters import (
     CLASSIFICATION,
+    EMBEDDING,
     MULTI_LABEL,
     REGRESSION,
     SPAN,
+    TOKENS,
     random_tensors,
     tiny_spec,
 )
@@ -31,13 +33,15 @@ from upt_zoo.spec import (
     Prompt,
 )
 
-ROWS = 32
+ROWS = 38
 ALL_TARGETS: tuple[LoraTarget, ...] = ("q", "k", "v", "o", "ffn_up", "ffn_down")
 FIVE = Head(kind="classification", outputs=5, labels=("a", "b", "c", "d", "e"))
 MEAN = CLASSIFICATION.model_copy(update={"pooling": "mean"})
 DEEP = CLASSIFICATION.model_copy(update={"layers": 2})
 DEEP_MEAN = REGRESSION.model_copy(update={"layers": 2, "pooling": "mean"})
 DEEP_SPAN = SPAN.model_copy(update={"layers": 2})
+DEEP_TOKENS = TOKENS.model_copy(update={"layers": 2})
+CLS_EMBEDDING = EMBEDDING.model_copy(update={"pooling": "cls", "normalised": False})
 
 
 def mixed_specs(backbone: BackboneIdentity) -> list[AdapterSpec]:
@@ -101,7 +105,7 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 
 def _bare(backbone: BackboneIdentity) -> list[AdapterSpec]:
-    heads = (CLASSIFICATION, REGRESSION, SPAN, MEAN, DEEP)
+    heads = (CLASSIFICATION, REGRESSION, SPAN, MEAN, DEEP, TOKENS, EMBEDDING)
     return [tiny_spec(backbone=backbone, head=head) for head in heads]
 
 
@@ -181,6 +185,10 @@ def _unions(backbone: BackboneIdentity) -> list[AdapterSpec]:
         union(DEEP_SPAN, None),
         *with_prompt,
         union(MEAN, Prompt(length=5, position="after_cls")),
+        union(TOKENS, Prompt(length=10)),
+        union(DEEP_TOKENS, None),
+        union(EMBEDDING, Prompt(length=10)),
+        union(CLS_EMBEDDING, None),
         *odd,
     ]
 

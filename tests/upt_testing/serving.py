@@ -18,6 +18,7 @@ from upt_server.metrics import Metrics
 from upt_server.runner import Runner
 from upt_server.scheduling import Budget
 from upt_server.settings import Settings
+from upt_server.telemetry.recorder import Recorder
 from upt_testing.adapters import (
     BOTTLENECK,
     CLASSIFICATION,
@@ -142,12 +143,17 @@ def make_settings(home: Path, **changes: object) -> Settings:
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, backbone: Backbone, runner: Runner, *, is_open: bool = True
+    settings: Settings,
+    backbone: Backbone,
+    runner: Runner,
+    *,
+    is_open: bool = True,
+    recorder: Recorder | None = None,
 ) -> AsyncIterator[Served]:
     """Run a server; with ``is_open`` False it stays in the state of starting."""
-    metrics = Metrics()
-    engine = build_engine(settings, backbone, runner, metrics)
-    server = Server(engine, metrics, settings)
+    metrics, recorder = Metrics(), recorder or Recorder()
+    engine = build_engine(settings, backbone, runner, metrics, recorder.tracer)
+    server = Server(engine, metrics, settings, recorder)
     ports: Ports = await server.start()
     if is_open:
         await server.open()

@@ -1,4 +1,4 @@
-"""From logits to labels, numbers and spans."""
+"""From logits to labels, numbers, spans, entities and vectors."""
 
 import math
 from collections.abc import Sequence
@@ -9,9 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from upt_testing.adapters import CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN, tiny_spec
+from upt_testing.adapters import (
+    CLASSIFICATION,
+    EMBEDDING,
+    MULTI_LABEL,
+    REGRESSION,
+    SPAN,
+    TAGS,
+    TOKENS,
+    tiny_spec,
+)
 from upt_zoo.answers import (
     MAX_ANSWER_TOKENS,
+    EmbeddingAnswer,
+    EntitiesAnswer,
     LabelAnswer,
     LabelSetAnswer,
     SpanAnswer,
@@ -20,7 +31,9 @@ from upt_zoo.answers import (
     best_span,
     best_spans,
     span_logits,
+    word_logits,
 )
+from upt_zoo.entities import Entity
 from upt_zoo.errors import Overflowed
 from upt_zoo.spec import Head
 from upt_zoo.tokenization import TokenRow
@@ -117,9 +130,9 @@ def test_huge_logits_give_probabilities_of_0_and_1() -> None:
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("head", [CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN])
+@pytest.mark.parametrize("head", [CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN, TOKENS, EMBEDDING])
 def test_what_is_not_a_number_is_no_answer(head: Head, number: float) -> None:
-    shape = (2, 2) if head.kind == "span" else (head.outputs,)
+    shape = (2, head.outputs) if head.is_per_token else (head.outputs,)
     logits = np.zeros(shape, np.float32)
     logits[..., 0] = number
     with pytest.raises(Overflowed, match="expected finite logits"):
@@ -278,3 +291,109 @@ def test_no_span_has_no_logits() -> None:
     (span,) = best_spans("", [empty], given, 3)
     assert span == best_span("", [empty], given)
     assert span_logits(span, [empty], given) is None
+
+
+# Entities
+
+PEOPLE = "Ada met Zoë in New York."
+PLACES = [(0, 3), (4, 7), (8, 11), (12, 14), (15, 18), (19, 23), (23, 24)]  # of its words
+
+
+def tagged(
+    places: Sequence[tuple[int, int]], *tags: str, sure: float = 4.0
+) -> tuple[TokenRow, NDArray[np.float32]]:
+    """[CLS] words [SEP], each word of one token with the logit of its tag."""
+    found = row([None, *places, None])
+    values = np.zeros((len(found.ids), len(TAGS)), dtype=np.float32)
+    for place, tag in enumerate(tags, 1):
+        values[place, TAGS.index(tag)] = sure
+    return found, values
+
+
+def entities_of(
+    *windows: tuple[TokenRow, NDArray[np.float32]], head: Head = TOKENS, text: str = PEOPLE
+) -> list[tuple[str, str]]:
+    found = answer(
+        tiny_spec(head=head), (text,), [one for one, _ in windows], [each for _, each in windows]
+    )
+    assert isinstance(found, EntitiesAnswer)
+    assert all(text[each.start : each.end] == each.text for each in found.entities)
+    return [(each.label, each.text) for each in found.entities]
+
+
+def test_words_with_tags_become_entities_with_their_characters() -> None:
+    given = tagged(PLACES, "B-PER", "O", "B-PER", "O", "B-LOC", "I-LOC", "O")
+    assert entities_of(given) == [("PER", "Ada"), ("PER", "Zoë"), ("LOC", "New York")]
+    (window, values), spec = given, tiny_spec(head=TOKENS)
+    found = answer(spec, (PEOPLE,), [window], [values])
+    assert isinstance(found, EntitiesAnswer)
+    likely = math.exp(4) / (math.exp(4) + 4)
+    last = found.entities[-1]
+    assert last == Entity(label="LOC", text="New York", start=15, end=23, score=last.score)
+    assert last.score == pytest.approx(likely)
+
+
+@pytest.mark.parametrize(
+    ("tags", "texts"),
+    [
+        (("B-PER", "B-PER"), ["Ada", "met"]),  # a new one begins
+        (("I-PER", "I-PER"), ["Ada met"]),  # an inner tag begins what nothing began
+        (("B-PER", "I-LOC"), ["Ada", "met"]),  # what goes on has the same label
+        (("B-PER", "O", "I-PER"), ["Ada", "Zoë"]),
+        (("O", "O"), []),
+    ],
+)
+def test_tags_out_of_order_are_read_as_conlleval_does(
+    tags: tuple[str, ...], texts: list[str]
+) -> None:
+    assert [text for _, text in entities_of(tagged(PLACES, *tags))] == texts
+
+
+def test_plain_tags_that_are_neighbours_are_one_entity() -> None:
+    plain = Head(kind="token_classification", outputs=5, labels=("O", "PER", "LOC", "ORG", "B-"))
+    tags = ("B-PER", "I-PER", "O", "B-LOC", "I-PER", "I-PER")  # PER LOC O ORG LOC LOC
+    texts = [("PER", "Ada"), ("LOC", "met"), ("ORG", "in"), ("LOC", "New York")]
+    assert entities_of(tagged(PLACES, *tags), head=plain) == texts
+
+
+def test_the_score_of_an_entity_is_its_words_mean() -> None:
+    window, values = tagged(PLACES, "O", "O", "O", "O", "B-LOC", "I-LOC")
+    values[5] *= 2  # New
+    warm = TOKENS.model_copy(update={"temperature": 2.0})
+    for head in (TOKENS, warm):
+        found = answer(tiny_spec(head=head), (PEOPLE,), [window], [values])
+        assert isinstance(found, EntitiesAnswer)
+        odds = [math.exp(logit / head.temperature) for logit in (8, 4)]
+        expected = sum(each / (each + 4) for each in odds) / 2
+        assert found.entities[0].score == pytest.approx(expected)
+
+
+def test_of_two_windows_the_one_that_sees_more_around_a_word_counts() -> None:
+    first = tagged(PLACES[:4], "B-PER", "O", "B-PER", "B-LOC")  # "in" is its last word
+    second = tagged(PLACES[2:], "B-LOC", "O", "B-LOC", "I-LOC")  # "Zoë" is its first
+    assert entities_of(first, second) == [("PER", "Ada"), ("PER", "Zoë"), ("LOC", "New York")]
+    words, values = word_logits([first[0], second[0]], [first[1], second[1]])
+    assert words == PLACES
+    assert values.shape == (len(PLACES), len(TAGS))
+
+
+def test_a_text_without_words_has_no_entities() -> None:
+    empty = row([None, None])
+    assert entities_of((empty, np.ones((2, len(TAGS)), np.float32)), text="  ") == []
+    assert word_logits([empty], [np.ones((2, 3), np.float32)])[1].shape == (0, 3)
+
+
+# Embeddings
+
+
+@pytest.mark.parametrize(
+    ("normalised", "given", "expected"),
+    [(True, (3.0, -4.0), (0.6, -0.8)), (False, (3.0, -4.0), (3.0, -4.0)), (True, (0, 0), (0, 0))],
+)
+def test_a_vector_has_length_1_where_the_head_says_so(
+    *, normalised: bool, given: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    spec = tiny_spec(head=EMBEDDING.model_copy(update={"normalised": normalised}))
+    found = answer(spec, ("a",), [row(())], [np.array(given, np.float32)])
+    assert isinstance(found, EmbeddingAnswer)
+    assert found.vector == pytest.approx(expected)

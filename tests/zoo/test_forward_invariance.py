@@ -19,6 +19,7 @@ from upt_testing.adapters import (
     PREFIX,
     PROMPT,
     SPAN,
+    TOKENS,
     tiny_spec,
 )
 from upt_testing.backbones import write_tiny_backbone
@@ -226,10 +227,11 @@ def test_the_pooled_token_of_a_prompted_row_is_its_first_real_one(
 
 def test_the_prompt_has_no_answers_of_its_own(encoder: Encoder, backbone: Backbone) -> None:
     for prompt in (None, *PROMPTS):
-        spec = tiny_spec(backbone=backbone.identity, prompt=prompt, head=SPAN)
-        adapter = ready(spec, seed=0, dtype=torch.float32)
-        (logits,) = forward(encoder, [random_row(encoder, adapter, 9, seed=1)])
-        assert logits.shape == (9, 2)
+        for head in (SPAN, TOKENS):
+            spec = tiny_spec(backbone=backbone.identity, prompt=prompt, head=head)
+            adapter = ready(spec, seed=0, dtype=torch.float32)
+            (logits,) = forward(encoder, [random_row(encoder, adapter, 9, seed=1)])
+            assert logits.shape == (9, head.outputs)
 
 
 def test_no_row_is_answered_by_another_rows_adapter(encoder: Encoder, rows: list[Row]) -> None:

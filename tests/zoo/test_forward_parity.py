@@ -82,11 +82,13 @@ def test_every_method_of_the_library_in_one_batch(backbone: str) -> None:
 
 
 def reference_logits(spec: AdapterSpec, tensors: dict[str, Tensor], states: Tensor) -> Tensor:
-    """The head, plain: pool, one or two linear layers."""
+    """The head, plain: pool unless it reads each token, then none, one or two linear layers."""
     head = {name: tensor.double() for name, tensor in tensors.items() if name.startswith("head.")}
     x = states
-    if spec.head.kind != "span":
+    if spec.head.kind not in ("span", "token_classification"):
         x = states.mean(0) if spec.head.pooling == "mean" else states[0]
+    if spec.head.kind == "embedding":
+        return x
     if spec.head.layers == 2:
         x = torch.tanh(x @ head["head.dense.weight"].T + head["head.dense.bias"])
     return x @ head["head.out.weight"].T + head["head.out.bias"]

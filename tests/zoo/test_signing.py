@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
     Encoding,
-    KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
@@ -20,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from upt_testing.commands import Run
 from upt_testing.fake_registry import FakeRegistry, manifest_route, running_fake
+from upt_testing.keys import Keys, no_password
 from upt_testing.registries import Registry, need, running_registry
 from upt_testing.stores import publish, resolve
 from upt_zoo.errors import Corrupt, InvalidInput, Unavailable, Untrusted
@@ -42,32 +41,6 @@ from upt_zoo.signatures import (
 )
 
 DIGEST = f"sha256:{'7' * 64}"
-
-
-class Keys:
-    """A key pair in two PEM files."""
-
-    def __init__(self, folder: Path, name: str, *, password: str | None = None) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        self.private, self.public = folder / f"{name}.key", folder / f"{name}.pem"
-        encryption: KeySerializationEncryption = (
-            BestAvailableEncryption(password.encode()) if password else NoEncryption()
-        )
-        self.private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
-        self.public.write_bytes(
-            key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        )
-
-    @property
-    def id(self) -> str:
-        return PublicKey.read(self.public).id
-
-    def sign(self, name: str, digest: str) -> Signature:
-        return PrivateKey.read(self.private, no_password).sign(name, digest)
-
-
-def no_password() -> str:
-    raise AssertionError
 
 
 @pytest.fixture

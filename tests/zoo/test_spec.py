@@ -9,16 +9,20 @@ from pydantic import ValidationError
 
 from upt_testing.adapters import (
     BOTTLENECK,
+    CLASSIFICATION,
+    EMBEDDING,
     LORA,
     MULTI_LABEL,
     PREFIX,
     PROMPT,
     REGRESSION,
     SPAN,
+    TOKENS,
     tiny_spec,
 )
 from upt_zoo.errors import InvalidSpec
-from upt_zoo.spec import AdapterSpec, Head
+from upt_zoo.layout import component_shapes, tensor_shapes
+from upt_zoo.spec import AdapterSpec, Example, Head
 
 UNIPELT_PROMPT = tiny_spec(lora=LORA, prefix=PREFIX, bottleneck=BOTTLENECK, prompt=PROMPT)
 CANONICAL = (
@@ -60,13 +64,64 @@ def test_the_canonical_bytes_are_pinned() -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    [UNIPELT_PROMPT, tiny_spec(), *(tiny_spec(head=h) for h in (MULTI_LABEL, REGRESSION, SPAN))],
+    [
+        UNIPELT_PROMPT,
+        *(tiny_spec(head=head) for head in (CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN)),
+        *(tiny_spec(head=head) for head in (TOKENS, EMBEDDING)),
+    ],
     ids=lambda spec: f"{spec.method}-{spec.head.kind}",
 )
 def test_a_spec_survives_its_bytes(spec: AdapterSpec) -> None:
     again = AdapterSpec.from_json(spec.to_json())
     assert again == spec
     assert again.to_json() == spec.to_json()
+
+
+def test_only_an_embedding_says_whether_it_is_normalised() -> None:
+    assert '"normalised":true' in tiny_spec(head=EMBEDDING).to_json().decode()
+    for head in (CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN, TOKENS):
+        assert "normalised" not in tiny_spec(head=head).to_json().decode()
+
+
+def test_an_embedding_has_no_tensors_of_its_own() -> None:
+    spec = tiny_spec(head=EMBEDDING, lora=LORA)
+    assert tensor_shapes(spec) == component_shapes(spec)
+    assert tensor_shapes(tiny_spec(head=EMBEDDING)) == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "texts", "logits"),
+    [
+        (UNIPELT_PROMPT, ("a film",), (0.1, -1e-9)),
+        (tiny_spec(head=SPAN), ("who?", "she"), (0.5, 1.0, 2.0, 3.0)),
+    ],
+)
+def test_an_example_survives_its_bytes_and_changes_no_others(
+    spec: AdapterSpec, texts: tuple[str, ...], logits: tuple[float, ...]
+) -> None:
+    example = Example(texts=texts, logits=logits)
+    bare, spec = spec.to_json(), spec.model_copy(update={"example": example})
+    again = AdapterSpec.from_json(spec.to_json())
+    assert again.example == example
+    assert again.model_copy(update={"example": None}).to_json() == bare
+
+
+@pytest.mark.parametrize(
+    ("spec", "example", "message"),
+    [
+        (UNIPELT_PROMPT, {"texts": ["a", "b"], "logits": [0.1, 0.2]}, "2 texts for 1 fields"),
+        (UNIPELT_PROMPT, {"texts": ["a"], "logits": [0.1]}, "1 logits for 2 outputs"),
+        (UNIPELT_PROMPT, {"texts": ["a"], "logits": [0.1] * 4}, "4 logits for 2 outputs"),
+        (tiny_spec(head=SPAN), {"texts": ["a", "b"], "logits": [0.1] * 3}, "3 logits for 2"),
+        (UNIPELT_PROMPT, {"texts": ["a" * 1001], "logits": [0.1, 0.2]}, "at most 1000 characters"),
+        (UNIPELT_PROMPT, {"texts": ["a"], "logits": []}, "at least 1 item"),
+    ],
+)
+def test_an_example_of_something_else_is_refused(
+    spec: AdapterSpec, example: Values, message: str
+) -> None:
+    with pytest.raises(InvalidSpec, match=message):
+        parse({**values_of(spec), "example": example})
 
 
 def test_order_spaces_and_integer_floats_of_the_source_leave_no_trace() -> None:
@@ -154,6 +209,48 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Values], object], str]] = {
     "a span with labels": (
         lambda v: v.update(head={"kind": "span", "outputs": 2, "labels": ["a", "b"]}),
         "a span head has no labels",
+    ),
+    "tags without labels": (
+        lambda v: v.update(head={"kind": "token_classification", "outputs": 2}),
+        "token_classification with 2 outputs needs as many labels",
+    ),
+    "tags of two texts": (
+        lambda v: (
+            v.update(head={"kind": "token_classification", "outputs": 1, "labels": ["O"]}),
+            v["task"].update(fields=["a", "b"]),
+        ),
+        "a task of kind token_classification has one field",
+    ),
+    "an embedding of two texts": (
+        lambda v: (
+            v.update(head={"kind": "embedding", "outputs": 8, "normalised": True}),
+            v["task"].update(fields=["a", "b"]),
+        ),
+        "a task of kind embedding has one field",
+    ),
+    "an embedding that is perhaps normalised": (
+        lambda v: v.update(head={"kind": "embedding", "outputs": 8}),
+        "says whether it is normalised",
+    ),
+    "a normalised label": (
+        lambda v: v["head"].update(normalised=True),
+        "a head of kind classification has no normalised",
+    ),
+    "an embedding of another size": (
+        lambda v: v.update(head={"kind": "embedding", "outputs": 7, "normalised": True}),
+        "an embedding has the hidden size 8",
+    ),
+    "an embedding of two layers": (
+        lambda v: v.update(
+            head={"kind": "embedding", "outputs": 8, "normalised": True, "layers": 2}
+        ),
+        "layers 1 and temperature 1",
+    ),
+    "an embedding with a temperature": (
+        lambda v: v.update(
+            head={"kind": "embedding", "outputs": 8, "normalised": True, "temperature": 0.5}
+        ),
+        "layers 1 and temperature 1",
     ),
     "a span of one text": (
         lambda v: v.update(head={"kind": "span", "outputs": 2}),

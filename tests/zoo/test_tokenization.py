@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import ByteLevel as ByteLevelEnds
 
 from upt_testing.backbones import WORDS, write_tiny_backbone
 from upt_zoo.backbone import resolve_backbone
@@ -59,7 +62,7 @@ def task(fields: int = 1, *, max_tokens: int = 128, stride: int | None = None) -
 
 
 def encode(tokenizer: Tokenizer, *parts: str, max_tokens: int = 128) -> TokenRow:
-    (row,) = tokenizer.encode(task(len(parts), max_tokens=max_tokens), parts, is_span=False)
+    (row,) = tokenizer.encode(task(len(parts), max_tokens=max_tokens), parts, kind="classification")
     return row
 
 
@@ -72,7 +75,7 @@ def windows(
     stride: int | None = 4,
 ) -> list[TokenRow]:
     asked = task(2, max_tokens=max_tokens, stride=stride)
-    return tokenizer.encode(asked, (question, context), is_span=True)
+    return tokenizer.encode(asked, (question, context), kind="span")
 
 
 def spans(row: TokenRow) -> list[tuple[int, int]]:
@@ -274,12 +277,54 @@ def test_roberta_windows_have_its_separators(roberta: Tokenizer) -> None:
         assert spans(row)[0][0] % 5 == 0
 
 
+# Words of a token classification
+
+
+def words(tokenizer: Tokenizer, text: str, *, max_tokens: int = 128) -> list[list[str]]:
+    """What each window's words say."""
+    rows = tokenizer.encode(task(max_tokens=max_tokens), (text,), kind="token_classification")
+    assert not any(row.is_truncated for row in rows)
+    assert all(len(row.ids) == len(row.offsets or ()) <= max_tokens for row in rows)
+    return [[text[start:end] for start, end in spans(row)] for row in rows]
+
+
+def test_a_word_stands_at_its_first_token_with_all_its_characters(tokenizer: Tokenizer) -> None:
+    text = "Zoë met unbelievably  kind\nU.S. folk 👩\u200d👩"
+    (row,) = tokenizer.encode(task(), (text,), kind="token_classification")
+    said = [None if each is None else text[slice(*each)] for each in row.offsets or ()]
+    assert said[:6] == [None, "Zoë", "met", "unbelievably", None, None]
+    assert [each for each in said if each][2:] == [
+        *("unbelievably", "kind", "U", ".", "S", ".", "folk"),
+        "👩\u200d👩",
+    ]
+    assert said[-1] is None
+
+
+def test_windows_of_one_text_hold_every_word(tokenizer: Tokenizer) -> None:
+    found = words(tokenizer, " ".join(f"film{n}" for n in range(40)), max_tokens=16)
+    assert len(found) > 3
+    assert {word for each in found for word in each} == {f"film{n}" for n in range(40)}
+
+
+def test_a_text_without_words_is_one_row(tokenizer: Tokenizer) -> None:
+    assert words(tokenizer, "") == [[]]
+
+
+def test_blanks_in_front_of_a_byte_level_word_are_none_of_it(tmp_path: Path) -> None:
+    plain = RustTokenizer(BPE({each: n for n, each in enumerate(sorted(ByteLevel.alphabet()))}, []))
+    plain.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    plain.post_processor = ByteLevelEnds(trim_offsets=True)
+    plain.save(str(tmp_path / "tokenizer.json"))
+    (found,) = words(Tokenizer(tmp_path / "tokenizer.json"), "  Ada  met Zoë.")
+    assert found == ["Ada", "met", "Zoë", "."]
+
+
 # Wrong input
 
 
 def test_another_number_of_texts_than_fields_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(InvalidText, match="expected the fields first, second, got 1 texts"):
-        tokenizer.encode(task(2), ("film",), is_span=False)
+        tokenizer.encode(task(2), ("film",), kind="classification")
 
 
 def test_half_a_surrogate_pair_is_refused(tokenizer: Tokenizer) -> None:

@@ -6,6 +6,7 @@ import pytest
 from upt_testing.adapters import LORA, random_tensors, tiny_spec
 from upt_testing.commands import Run
 from upt_testing.stores import age, blob_names, publish
+from upt_zoo.local.blobs import Blobs
 from upt_zoo.local.store import Store
 from upt_zoo.tensors import write_tensors
 
@@ -64,10 +65,10 @@ def test_ls_shows_aliases_and_what_is_yanked(run: Run, home: Store) -> None:
 def test_ls_opens_no_blob(run: Run, home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     two_versions(home)
 
-    def fail(store: Store, digest: str, max_bytes: int) -> bytes:
+    def fail(blobs: Blobs, digest: str, max_bytes: int) -> bytes:
         raise AssertionError("a blob was read")
 
-    monkeypatch.setattr(Store, "read_bytes", fail)
+    monkeypatch.setattr(Blobs, "read", fail)
     assert run("ls").stdout.count("tiny:") == 2
 
 

@@ -8,12 +8,14 @@ import pytest
 
 from upt_testing.adapters import (
     BOTTLENECK,
+    EMBEDDING,
     LORA,
     MULTI_LABEL,
     PREFIX,
     PROMPT,
     REGRESSION,
     SPAN,
+    TOKENS,
     random_tensors,
     tiny_spec,
 )
@@ -137,8 +139,14 @@ def test_show_explains_the_adapter_to_a_person(run: Run, home: Store) -> None:
         (tiny_spec(head=SPAN), "a span of the second field"),
         (tiny_spec(head=REGRESSION), "a number"),
         (tiny_spec(head=MULTI_LABEL), "any of a, b, c"),
+        (tiny_spec(head=TOKENS), "entities: PER, LOC"),
+        (tiny_spec(head=EMBEDDING), "an embedding: 8 numbers of length 1, mean pooling"),
+        (
+            tiny_spec(head=EMBEDDING.model_copy(update={"normalised": False, "pooling": "cls"})),
+            "an embedding: 8 numbers of any length, cls pooling",
+        ),
     ],
-    ids=["span", "regression", "multi_label"],
+    ids=["span", "regression", "multi_label", "tokens", "embedding", "plain embedding"],
 )
 def test_show_says_what_the_head_answers(
     run: Run, home: Store, spec: AdapterSpec, answers: str

@@ -1,41 +1,58 @@
 """From examples to training batches: features, length buckets, losses.
 
-A span example gives one feature a window; a window without the answer points at [CLS].
+A span example, like a text with tags, gives one feature a window; a window without the answer
+points at [CLS]. A pair of texts to embed is one feature.
 """
 
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from upt_training.data import Example
-from upt_training.gold import Gold, GoldSpans
+from upt_training.gold import Gold, GoldSpans, GoldTags
+from upt_zoo.entities import inner_tag
 from upt_zoo.spec import AdapterSpec
 from upt_zoo.tokenization import Tokenizer, TokenRow
 
 _POOL_BATCHES = 50  # batches sorted by length together: little padding, still well mixed
+UNTAGGED = -1
+Target: TypeAlias = int | float | frozenset[int] | tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """One training row: a label or set of labels, a value, or the answer's (first, last) token."""
+    """One training row and its target, or a pair of rows to embed.
+
+    The target is a label or set of labels, a value, the answer's (first, last) token, or for each
+    token the number of its word's tag, ``UNTAGGED`` for all but the first token of a word.
+    """
 
     row: TokenRow
-    target: int | float | frozenset[int] | tuple[int, int]
+    target: Target
+    other: TokenRow | None = None
 
 
 def features_of(
     examples: Sequence[Example], spec: AdapterSpec, tokenizer: Tokenizer
 ) -> list[Feature]:
-    """Tokenise examples into training rows."""
-    is_span = spec.head.kind == "span"
+    """Tokenise examples into training rows.
+
+    What is embedded has the similarities of these examples, from 0 for the least to 1 for the most,
+    as targets.
+    """
+    if spec.head.kind == "embedding":
+        return _pairs(examples, spec, tokenizer)
+    inner = _inner_tags(spec.head.labels or ())
     return [
-        Feature(row=row, target=_target(row, example.gold))
+        Feature(row=row, target=_target(row, example.gold, inner))
         for example in examples
-        for row in tokenizer.encode(spec.task, example.texts, is_span=is_span)
+        for row in tokenizer.encode(spec.task, example.texts, kind=spec.head.kind)
     ]
 
 
@@ -65,10 +82,18 @@ def loss_of(
 ) -> Tensor:
     """Return the mean loss over the batch's rows.
 
-    It is the cross-entropy, of start and end for spans and of each label for sets of labels;
-    squared error for values. Squared errors are in units of the targets' ``deviation``; with
-    ``class_weights`` [label] a row counts as much as its label.
+    It is the cross-entropy, of start and end for spans, of each label for sets of labels, the mean
+    over a row's words for tags; squared error for values, and for the cosine of two vectors, where
+    ``logits`` are those of all ``row`` and then of all ``other``. Squared errors of values are in
+    units of the targets' ``deviation``; with ``class_weights`` [label] a row counts as much as its
+    label.
     """
+    if spec.head.kind == "token_classification":
+        return _loss_of_tags(logits, batch)
+    if spec.head.kind == "embedding":
+        one, other = torch.stack(list(logits)).chunk(2)
+        wanted = torch.tensor([feature.target for feature in batch])
+        return functional.mse_loss(functional.cosine_similarity(one, other), wanted)
     if spec.head.kind == "span":
         padded = torch.nn.utils.rnn.pad_sequence(
             list(logits), batch_first=True, padding_value=float("-inf")
@@ -94,8 +119,56 @@ def _indicators(batch: Sequence[Feature], like: Tensor) -> Tensor:
     return targets
 
 
-def _target(row: TokenRow, gold: Gold) -> int | float | frozenset[int] | tuple[int, int]:
+def _loss_of_tags(logits: Sequence[Tensor], batch: Sequence[Feature]) -> Tensor:
+    """Average over rows, so that rows computed in parts give the same mean."""
+    losses = []
+    for values, feature in zip(logits, batch, strict=True):
+        targets = torch.tensor(feature.target)
+        words = max(1, int((targets != UNTAGGED).sum()))  # a window may begin no word
+        summed = functional.cross_entropy(values, targets, ignore_index=UNTAGGED, reduction="sum")
+        losses.append(summed / words)
+    return torch.stack(losses).mean()
+
+
+def _pairs(examples: Sequence[Example], spec: AdapterSpec, tokenizer: Tokenizer) -> list[Feature]:
+    values = [example.gold for example in examples if isinstance(example.gold, int | float)]
+    least, most = min(values), max(values)
+    features = []
+    for example, value in zip(examples, values, strict=True):
+        row, other = (
+            tokenizer.encode(spec.task, (text,), kind=spec.head.kind)[0] for text in example.texts
+        )
+        target = (value - least) / ((most - least) or 1.0)
+        features.append(Feature(row=row, target=target, other=other))
+    return features
+
+
+def _inner_tags(labels: Sequence[str]) -> list[int]:
+    """Return by a tag's number that of the tag which goes on behind it."""
+    return [labels.index(inner_tag(label, labels)) for label in labels]
+
+
+def _target(row: TokenRow, gold: Gold, inner: Sequence[int]) -> Target:
+    if isinstance(gold, GoldTags):
+        return _word_tags(row, gold, inner)
     return _answer_tokens(row, gold) if isinstance(gold, GoldSpans) else gold
+
+
+def _word_tags(row: TokenRow, gold: GoldTags, inner: Sequence[int]) -> tuple[int, ...]:
+    """Return the tag of each token that begins a word of the tokenizer.
+
+    It may split a word of the data, such as ``U.S.``: what follows the first piece goes on with it.
+    """
+    starts = [start for start, _ in gold.words]
+    tags = []
+    for word in row.offsets or ():
+        if word is None:
+            tags.append(UNTAGGED)
+            continue
+        place = bisect_right(starts, word[0]) - 1
+        tag = gold.tags[place]
+        tags.append(tag if word[0] == starts[place] else inner[tag])
+    return tuple(tags)
 
 
 def _answer_tokens(row: TokenRow, gold: GoldSpans) -> tuple[int, int]:

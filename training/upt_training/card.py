@@ -2,6 +2,7 @@
 
 from pydantic import JsonValue
 
+from upt_zoo.entities import entity_labels
 from upt_zoo.spec import AdapterSpec, Lineage
 
 
@@ -53,11 +54,14 @@ def write_card(spec: AdapterSpec, *, train_rows: int, holdout_rows: int) -> str:
 def _question(spec: AdapterSpec) -> str:
     fields = ", ".join(f"`{field}`" for field in spec.task.fields)
     labels = ", ".join(spec.head.labels or ())
+    entities = ", ".join(entity_labels(spec.head.labels or ()))
     answers = {
         "classification": f"one of {labels}",
         "multi_label": f"any of {labels}",
         "regression": "a number",
         "span": "words of the second",
+        "token_classification": f"the entities in it: {entities}",
+        "embedding": f"a vector of {spec.head.outputs} numbers",
     }
     return f"Reads {fields} and answers with {answers[spec.head.kind]}."
 

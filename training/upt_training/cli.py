@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from upt_training.commands.learning import add_learning_commands
+from upt_training.commands.tables import table
 from upt_training.options import DataFolder, Threads, set_threads
 from upt_zoo.errors import InvalidInput
 from upt_zoo.options import AsJson, Home
@@ -37,6 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 add_learning_commands(app)
+app.command()(table)
 
 
 def main() -> None:
@@ -152,49 +154,6 @@ def report(
 
 
 @app.command()
-def table(
-    records: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Folder of run records.", file_okay=False)
-    ],
-    split: Annotated[
-        str | None, typer.Option(help="The file to read off.", show_default="the first dev file")
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="METHOD", help="Print each method's points above this one, with intervals."
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.svg", help="Draw scores against parameters.", dir_okay=False),
-    ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Print tasks by methods, mean and deviation over seeds, out of run records alone."""
-    from upt_training import differences, table
-
-    if as_csv and as_json:
-        raise InvalidInput("expected --csv or --json, got both")
-    found = table.read_records(records)
-    cells = table.cells_of(found, split=split)
-    if plot is not None:
-        from upt_training.drawing import draw_scores, save
-
-        save(draw_scores(cells), plot)
-    if against is None:
-        rows, markdown = [cell.as_json() for cell in cells], table.as_markdown(cells)
-    else:
-        points = differences.differences_of(found, against, split=split)
-        rows, markdown = [each.as_json() for each in points], differences.as_markdown(points)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-    else:
-        typer.echo(table.as_csv(rows) if as_csv else markdown, nl=not as_csv)
-
-
-@app.command()
 def tasks(as_json: AsJson = False) -> None:
     """List the tasks of the catalogue."""
     from upt_zoo.tasks import TASKS
@@ -241,7 +200,11 @@ def _answers_of_server(
     from upt_training.evaluation import answers_of_server
 
     with Client(target) as client:
-        return answers_of_server(client, f"{stored.name}@{stored.digest}", texts)
+        reference, is_embedding = (
+            f"{stored.name}@{stored.digest}",
+            stored.spec.head.kind == "embedding",
+        )
+        return answers_of_server(client, reference, texts, is_embedding=is_embedding)
 
 
 def _labelled(

@@ -67,10 +67,10 @@ def _rows(texts: tuple[str, ...], tokenizer: Tokenizer, longest: int) -> Iterato
     fields = ("text", "other")[: len(texts)]
     task = TaskInput(name="texts", fields=fields, max_tokens=longest, metric="masked_accuracy")
     if len(texts) > 1:
-        yield from tokenizer.encode(task, texts, is_span=False)
+        yield from tokenizer.encode(task, texts, kind="classification")
         return
     whole = task.model_copy(update={"max_tokens": _WHOLE})
-    (row,) = tokenizer.encode(whole, texts, is_span=False)
+    (row,) = tokenizer.encode(whole, texts, kind="classification")
     first, inner, last = row.ids[:1], row.ids[1:-1], row.ids[-1:]
     room = longest - 2
     for start in range(0, len(inner), room):

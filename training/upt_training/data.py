@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upt_training.gold import Gold, gold_of
+from upt_training.gold import Gold, gold_of, join_words, tags_of
 from upt_training.row_files import rows_of
 from upt_zoo.errors import DataNotFound, InvalidInput, InvalidSpec
 from upt_zoo.spec import DataFile
@@ -123,6 +123,8 @@ def _example(task: Task, source: str, number: int, row: Mapping[str, object]) ->
             f"{source}, row {number}: expected the columns {', '.join((*task.fields, column))}, "
             f"got {', '.join(row)}"
         )
+    if task.kind == "token_classification":
+        return _tagged_example(task, f"{source}, row {number}", row)
     for field in task.fields:
         if not isinstance(row[field], str):
             raise InvalidInput(
@@ -134,6 +136,17 @@ def _example(task: Task, source: str, number: int, row: Mapping[str, object]) ->
         return Example(texts=texts, gold=gold_of(task, row[column], texts))
     except ValueError as error:
         raise InvalidInput(f"{source}, row {number}, column {column}: {error}") from error
+
+
+def _tagged_example(task: Task, place: str, row: Mapping[str, object]) -> Example:
+    (words,), tags = task.fields, _gold_column(task)
+    column = words
+    try:
+        text, places = join_words(row[words])
+        column = tags
+        return Example(texts=(text,), gold=tags_of(task, row[tags], places))
+    except ValueError as error:
+        raise InvalidInput(f"{place}, column {column}: {error}") from error
 
 
 def _gold_column(task: Task) -> str:

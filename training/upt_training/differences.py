@@ -17,6 +17,7 @@ from upt_zoo.errors import Conflict, NotFound
 from upt_zoo.tasks import Metric
 
 AVERAGE = "average"
+_NOT_AVERAGED = "wnli"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,8 @@ def differences_of(
     """Compare every method with ``against`` where both have outcomes, and on average over rows.
 
     Rows stand in the table's order; an average is over the rows that the method shares with
-    ``against``, if they are more than one.
+    ``against``, if they are more than one. WNLI counts in none, as in GLUE's papers: its dev file
+    was made to mislead.
 
     Raises:
         NotFound: no records of ``against`` with outcomes beside another method's.
@@ -129,8 +131,9 @@ def _difference(pair: _Pair, resamples: int) -> tuple[Difference, NDArray[np.flo
 
 def _averages(found: Sequence[tuple[Difference, NDArray[np.float64]]]) -> list[Difference]:
     averages = []
-    for method in dict.fromkeys(difference.method for difference, _ in found):
-        mine = [(each, values) for each, values in found if each.method == method]
+    averaged = [each for each in found if each[0].row.partition(" ")[0] != _NOT_AVERAGED]
+    for method in dict.fromkeys(difference.method for difference, _ in averaged):
+        mine = [(each, values) for each, values in averaged if each.method == method]
         if len(mine) > 1:
             averages.append(
                 Difference(

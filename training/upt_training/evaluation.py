@@ -3,13 +3,15 @@
 Both take the same way from text to answer: the tokenizer, the heads and ``upt_zoo.answers``.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 
-from upt_zoo.answers import Answer, answer
+from upt_zoo.answers import Answer, EmbeddingAnswer, ValueAnswer, answer
 from upt_zoo.nn.adapter import PreparedAdapter
 from upt_zoo.nn.encoder import Encoder
 from upt_zoo.nn.forward import forward
@@ -40,10 +42,14 @@ def answers_in_process(
     tokenizer: Tokenizer,
     texts: Sequence[tuple[str, ...]],
 ) -> list[Answer]:
-    """Answer all inputs, in batches of similar lengths."""
-    encoded = [
-        tokenizer.encode(spec.task, fields, is_span=spec.head.kind == "span") for fields in texts
-    ]
+    """Answer all inputs, in batches of similar lengths; pairs to embed as ``cosines_of`` does."""
+    if spec.head.kind == "embedding" and any(len(fields) > 1 for fields in texts):
+
+        def ask(alone: Sequence[tuple[str, ...]]) -> list[Answer]:
+            return answers_in_process(encoder, adapter, spec, tokenizer, alone)
+
+        return cosines_of(texts, ask)
+    encoded = [tokenizer.encode(spec.task, fields, kind=spec.head.kind) for fields in texts]
     rows = [row for windows in encoded for row in windows]
     logits = [torch.empty(0)] * len(rows)
     with torch.inference_mode():
@@ -73,8 +79,10 @@ def gates_in_process(
     texts: Sequence[tuple[str, ...]],
 ) -> list[dict[str, float]]:
     """Return each layer's gates by name, the mean over all inputs' token rows."""
-    is_span = spec.head.kind == "span"
-    rows = [row for fields in texts for row in tokenizer.encode(spec.task, fields, is_span=is_span)]
+    kind = spec.head.kind
+    if kind == "embedding":
+        texts = [(text,) for fields in texts for text in fields]
+    rows = [row for fields in texts for row in tokenizer.encode(spec.task, fields, kind=kind)]
     sums: list[dict[str, float]] = [{} for _ in encoder.layers]
     for batch in _batches(rows, adapter.prompt_length):
         packed = [Row(ids=rows[i].ids, type_ids=rows[i].type_ids, adapter=adapter) for i in batch]
@@ -84,14 +92,33 @@ def gates_in_process(
     return sums
 
 
-def answers_of_server(
-    client: Asking, reference: str, texts: Sequence[tuple[str, ...]]
+def cosines_of(
+    pairs: Sequence[tuple[str, ...]], ask: Callable[[Sequence[tuple[str, ...]]], list[Answer]]
 ) -> list[Answer]:
-    """Let a running server answer all inputs.
+    """Answer each pair of texts with the cosine of their embeddings, for which ``ask`` is asked."""
+    answers = ask([(text,) for pair in pairs for text in pair])
+    vectors = [np.array(each.vector) for each in answers if isinstance(each, EmbeddingAnswer)]
+    units = [vector / max(float(np.linalg.norm(vector)), 1e-12) for vector in vectors]
+    return [
+        ValueAnswer(value=float(one @ other))
+        for one, other in zip(units[::2], units[1::2], strict=True)
+    ]
+
+
+def answers_of_server(
+    client: Asking,
+    reference: str,
+    texts: Sequence[tuple[str, ...]],
+    *,
+    is_embedding: bool = False,
+) -> list[Answer]:
+    """Let a running server answer all inputs; pairs to embed as ``cosines_of`` does.
 
     Raises:
         UptError: what the server says.
     """
+    if is_embedding:
+        return cosines_of(texts, partial(answers_of_server, client, reference))
     answers: list[Answer] = []
     for start in range(0, len(texts), _CALL_INPUTS):
         inputs = [(reference, fields) for fields in texts[start : start + _CALL_INPUTS]]

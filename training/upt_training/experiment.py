@@ -24,15 +24,17 @@ from upt_training.loop import Progress, Reporter, Trainer
 from upt_training.losses import TaskLoss
 from upt_training.metrics import outcomes_of, score
 from upt_training.outcomes import Outcomes
-from upt_training.recipe import Learning, Recipe, task_of
+from upt_training.recipe import COMPARISONS, Learning, Recipe, task_of
 from upt_zoo import layout
 from upt_zoo.answers import Answer
 from upt_zoo.backbone import Backbone, resolve_backbone
 from upt_zoo.errors import InvalidSpec
 from upt_zoo.nn.adapter import PreparedAdapter
 from upt_zoo.nn.encoder import Encoder, load_encoder, load_tensors
+from upt_zoo.nn.example import record_example
 from upt_zoo.nn.linear import is_bf16_fast
 from upt_zoo.spec import AdapterSpec, Head, Lineage
+from upt_zoo.spec import Example as SpecExample
 from upt_zoo.tasks import Task
 from upt_zoo.tensors import Array
 from upt_zoo.tokenization import Tokenizer
@@ -92,6 +94,8 @@ class Experiment:
         self.backbone = resolve_backbone(recipe.backbone)
         _check_length(recipe, self.task, self.backbone)
         _check_class_weights(recipe, self.task)
+        if self.task.kind == "embedding" and recipe.method == "head":
+            raise InvalidSpec("method head: an embedding has no head to learn; take another method")
         self._tokenizer = Tokenizer(self.backbone.tokenizer_file)
         self._train = [read_split(self.task, name, folder=data_folder) for name in recipe.files]
         examples = [example for split in self._train for example in split.examples]
@@ -175,7 +179,9 @@ class Experiment:
         ]
         tensors, metrics, outcomes = self._round(draft, learner, splits)
         return Trained(
-            spec=self._final_spec(draft, learner, splits, metrics),
+            spec=self._final_spec(draft, learner, splits, metrics).model_copy(
+                update={"example": self._example(draft, learner, tensors)}
+            ),
             tensors=tensors,
             holdout=tuple(progress.holdout),
             steps=progress.step,
@@ -222,10 +228,14 @@ class Experiment:
         )
 
     def _start_ids(self, spec: AdapterSpec, count: int) -> list[int]:
-        """Return ids of words about the task: its description and its labels, over and over."""
+        """Return ids of words about the task: its description and its labels, over and over.
+
+        Where it has neither, they are those of its title.
+        """
         words = " ".join([self.task.description, *(self.task.labels or ())]).replace("_", " ")
+        words = words if words.strip() else self.task.title
         one_field = spec.task.model_copy(update={"fields": ("text",)})
-        (row,) = self._tokenizer.encode(one_field, (words,), is_span=False)
+        (row,) = self._tokenizer.encode(one_field, (words,), kind="classification")
         return list(islice(cycle(row.ids[1:-1]), count))
 
     def _target_scale(self) -> tuple[float, float]:
@@ -299,6 +309,16 @@ class Experiment:
             outcomes[name] = outcomes_of(self.task, split.examples, answers)
         return metrics, outcomes
 
+    def _example(
+        self, spec: AdapterSpec, learner: Learner, tensors: Mapping[str, Array]
+    ) -> SpecExample | None:
+        """Return what a server holds the adapter to; None for what no server takes."""
+        if self.recipe.method in COMPARISONS:
+            return None
+        encoder = load_encoder(self.backbone, dtype=torch.float32)
+        answering, adapter = learner.answering(encoder, _to_torch(tensors))
+        return record_example(answering, spec, adapter, self._tokenizer)
+
     def _draft_spec(self) -> AdapterSpec:
         components = components_of(
             self.recipe.method, self.backbone.identity, has_gates=self.recipe.has_gates
@@ -331,8 +351,8 @@ class Experiment:
         )
 
     def _head(self) -> Head:
-        head = self.task.head()
-        if head.kind == "span":  # reads every token by itself
+        head = self.task.head(self.backbone.identity.hidden)
+        if head.is_per_token:
             return head
         return head.model_copy(update={"pooling": self.recipe.pooling})
 

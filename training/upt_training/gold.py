@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from upt_zoo.tasks import Task
 
@@ -19,19 +20,55 @@ class GoldSpans:
     starts: tuple[int, ...]
 
 
-Gold = int | float | frozenset[int] | GoldSpans
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldTags:
+    """The words of a text, each [start, end) in its characters with the number of its tag."""
+
+    words: tuple[tuple[int, int], ...]
+    tags: tuple[int, ...]
+
+
+Gold = int | float | frozenset[int] | GoldSpans | GoldTags
+
+
+def join_words(value: object) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Put words behind each other, one blank in between; return the text and where each stands.
+
+    Raises:
+        ValueError: the value is no list of words.
+    """
+    words = _parsed(value) if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(w, str) and w.strip() for w in words):
+        raise ValueError(f"expected a list of words, got {value!r:.40}")
+    ends = [end - 1 for end in accumulate(len(word) + 1 for word in words)]
+    places = tuple((end - len(word), end) for word, end in zip(words, ends, strict=True))
+    return " ".join(words), places
+
+
+def tags_of(task: Task, value: object, words: tuple[tuple[int, int], ...]) -> GoldTags:
+    """Read the tags of a row with these words, each by its name or number.
+
+    Raises:
+        ValueError: the value is no list of as many tags of the task.
+    """
+    tags = _parsed(value) if isinstance(value, str) else value
+    if not isinstance(tags, list) or len(tags) != len(words):
+        size = f"{len(tags)} of them" if isinstance(tags, list) else f"{value!r:.40}"
+        raise ValueError(f"expected a list of {len(words)} tags, one a word, got {size}")
+    return GoldTags(words=words, tags=tuple(_label(task.labels or (), tag) for tag in tags))
 
 
 def gold_of(task: Task, value: object, texts: tuple[str, ...]) -> Gold:
     """Read the gold answer of a row with these texts.
 
-    It is the number of a label, the numbers of a set of labels, a value, or spans of the last text.
+    It is the number of a label, the numbers of a set of labels, a value, which for an embedding
+    says how alike both texts are, or spans of the last text. Tags are read by ``tags_of``.
     A label is given by its name, or by its number from 0 unless the labels are numbers themselves.
 
     Raises:
         ValueError: the value is none; the message says what was expected.
     """
-    if task.kind == "regression":
+    if task.kind in ("regression", "embedding"):
         return _value(value)
     if task.kind == "classification":
         return _label(task.labels or (), value)

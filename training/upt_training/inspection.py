@@ -9,10 +9,23 @@ from sklearn import metrics as sklearn_metrics
 from upt_training.bootstrap import RESAMPLES, Interval, resampled
 from upt_training.calibration import Calibration, calibration_of
 from upt_training.data import Example
-from upt_training.gold import Gold, GoldSpans
-from upt_training.metrics import measure, measure_one, outcomes_of
+from upt_training.gold import Gold, GoldSpans, GoldTags
+from upt_training.metrics import (
+    found_entities,
+    gold_entities,
+    measure,
+    measure_one,
+    outcomes_of,
+)
 from upt_training.outcomes import Outcomes, Rows
-from upt_zoo.answers import Answer, LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
+from upt_zoo.answers import (
+    Answer,
+    EntitiesAnswer,
+    LabelAnswer,
+    LabelSetAnswer,
+    SpanAnswer,
+    ValueAnswer,
+)
 from upt_zoo.tasks import Metric, Task
 
 
@@ -21,8 +34,8 @@ class Mistake:
     """A wrong row, numbered from 1 as in its file.
 
     ``weight`` is the probability of a wrong label, the number of wrong labels of a set, a value's
-    distance, or what a span lacks to an F1 of 1. ``gold`` and ``given`` are labels or numbers, of
-    spans the characters [start, end) of the context.
+    distance, what a span lacks to an F1 of 1, or the number of entities missed or made up. ``gold``
+    and ``given`` are labels or numbers, of spans and entities characters [start, end).
     """
 
     row: int
@@ -119,6 +132,10 @@ def _mistake(task: Task, row: int, gold: Gold, answer: Answer) -> Mistake | None
         return (
             Mistake(row=row, gold=", ".join(wanted), given=given, weight=weight) if weight else None
         )
+    if isinstance(answer, EntitiesAnswer) and isinstance(gold, GoldTags):
+        return _mistake_of_entities(task, row, gold, answer)
+    if task.kind == "embedding":  # a cosine has no unit in common with its gold value
+        return None
     if isinstance(answer, ValueAnswer) and isinstance(gold, int | float):
         weight = abs(answer.value - gold)
         return Mistake(row=row, gold=f"{gold:g}", given=f"{answer.value:.2f}", weight=weight)
@@ -135,3 +152,16 @@ def _mistake_of_span(task: Task, row: int, gold: GoldSpans, answer: SpanAnswer) 
         return None
     given = f"[{answer.start}, {answer.end})"
     return Mistake(row=row, gold=f"[{start}, {end})", given=given, weight=weight)
+
+
+def _mistake_of_entities(
+    task: Task, row: int, gold: GoldTags, answer: EntitiesAnswer
+) -> Mistake | None:
+    wanted, found = gold_entities(task, gold), found_entities(answer)
+    if wanted == found:
+        return None
+    missed, made_up = (
+        ", ".join(f"{label} [{start}, {end})" for label, start, end in sorted(each))
+        for each in (wanted - found, found - wanted)
+    )
+    return Mistake(row=row, gold=missed, given=made_up, weight=float(len(wanted ^ found)))

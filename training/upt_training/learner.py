@@ -193,6 +193,8 @@ def _scaled_head(
 ) -> dict[str, Tensor]:
     mean, deviation = target_scale
     weight, bias = layout.weight(layout.HEAD_OUT), layout.bias(layout.HEAD_OUT)
+    if weight not in tensors:  # an embedding
+        return {}
     return {weight: tensors[weight] * deviation, bias: tensors[bias] * deviation + mean}
 
 

@@ -33,6 +33,11 @@ class TaskLoss:
             Row(ids=feature.row.ids, type_ids=feature.row.type_ids, adapter=adapter)
             for feature in batch
         ]
+        rows += [
+            Row(ids=feature.other.ids, type_ids=feature.other.type_ids, adapter=adapter)
+            for feature in batch
+            if feature.other is not None
+        ]
         logits = forward(
             encoder,
             rows,

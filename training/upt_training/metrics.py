@@ -2,7 +2,7 @@
 
 Sources: GLUE (Wang et al. 2018) for the GLUE tasks; "Don't Stop Pretraining" (Gururangan et al.
 2020) for macro and micro F1; the SQuAD 1.1 evaluation (Rajpurkar et al. 2016) for exact match and
-F1 of spans.
+F1 of spans; CoNLL-2003 (Tjong Kim Sang and De Meulder 2003) for entities.
 """
 
 import re
@@ -15,11 +15,20 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from upt_training.data import Example
-from upt_training.gold import Gold, GoldSpans
+from upt_training.gold import Gold, GoldSpans, GoldTags
 from upt_training.outcomes import Numbers, Outcomes
-from upt_zoo.answers import Answer, LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
+from upt_zoo.answers import (
+    Answer,
+    EntitiesAnswer,
+    LabelAnswer,
+    LabelSetAnswer,
+    SpanAnswer,
+    ValueAnswer,
+)
+from upt_zoo.entities import find_runs
 from upt_zoo.tasks import Metric, Task
 
+EntityPlace = tuple[str, int, int]
 _Score = Callable[[Numbers, Numbers], float]
 _SCORES: dict[str, _Score] = {
     "accuracy": sklearn_metrics.accuracy_score,
@@ -55,7 +64,9 @@ def measure_one(task: Task, metric: Metric, outcomes: Outcomes) -> float:
     gold, got = outcomes.gold, outcomes.got
     if task.kind == "span":
         return 100 * float(np.mean(got.T[task.metrics.index(metric)]))
-    if task.kind == "regression" and 0 in (np.ptp(gold), np.ptp(got)):
+    if task.kind == "token_classification":
+        return 100 * _of_entities(metric, *(part.sum() for part in (*gold.T, *got.T)))
+    if task.kind in ("regression", "embedding") and 0 in (np.ptp(gold), np.ptp(got)):
         return 0.0
     if task.kind != "multi_label":
         gold, got = gold.ravel(), got.ravel()
@@ -63,7 +74,7 @@ def measure_one(task: Task, metric: Metric, outcomes: Outcomes) -> float:
 
 
 def outcomes_of(task: Task, examples: Sequence[Example], answers: Sequence[Answer]) -> Outcomes:
-    """Put gold and given answers into columns; spans are scored one by one."""
+    """Put gold and given answers into columns; spans are scored, entities counted, row by row."""
     pairs = [
         _pair(task, example.gold, answer) for example, answer in zip(examples, answers, strict=True)
     ]
@@ -78,6 +89,9 @@ def _pair(task: Task, gold: Gold, answer: Answer) -> tuple[list[float], list[flo
             max(_SPAN_SCORES[name](answer.text, text) for text in gold.texts)
             for name in task.metrics
         ]
+    if isinstance(answer, EntitiesAnswer) and isinstance(gold, GoldTags):
+        wanted, found = gold_entities(task, gold), found_entities(answer)
+        return [len(wanted)], [len(found), len(wanted & found)]
     if isinstance(answer, LabelSetAnswer) and isinstance(gold, frozenset):
         labels = task.labels or ()
         given = [float(label in answer.labels) for label in labels]
@@ -87,6 +101,27 @@ def _pair(task: Task, gold: Gold, answer: Answer) -> tuple[list[float], list[flo
     if isinstance(answer, ValueAnswer) and isinstance(gold, int | float):
         return [float(gold)], [answer.value]
     raise TypeError(f"{answer!r} is no answer of {task.name}")
+
+
+def gold_entities(task: Task, gold: GoldTags) -> set[EntityPlace]:
+    """Return the entities that a row's tags say: label, and [start, end) in characters."""
+    labels = task.labels or ()
+    return {
+        (label, gold.words[first][0], gold.words[behind - 1][1])
+        for label, first, behind in find_runs([labels[tag] for tag in gold.tags], labels)
+    }
+
+
+def found_entities(answer: EntitiesAnswer) -> set[EntityPlace]:
+    """Return the entities of an answer as ``gold_entities`` does."""
+    return {(each.label, each.start, each.end) for each in answer.entities}
+
+
+def _of_entities(metric: Metric, wanted: float, found: float, shared: float) -> float:
+    """Return precision, recall or F1 of counts; an entity is right if all of it is."""
+    both = {"precision": (shared, found), "recall": (shared, wanted)}
+    part, whole = both.get(metric, (2 * shared, wanted + found))
+    return float(part / whole) if whole else 0.0
 
 
 def _normalised(text: str) -> str:

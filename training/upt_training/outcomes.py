@@ -21,7 +21,8 @@ class Outcomes:
     """The gold and the given answer of every row.
 
     Labels and values are [row, 1], sets of labels [row, label] of 0 and 1. Spans have no ``gold``
-    columns, [row, 0], and in ``got`` [row, metric] the row's own scores between 0 and 1.
+    columns, [row, 0], and in ``got`` [row, metric] the row's own scores between 0 and 1. Entities
+    are counted: ``gold`` [row, 1] those there are, ``got`` [row, 2] those given and those right.
     """
 
     gold: Numbers

@@ -18,6 +18,7 @@ from pydantic import (
 from upt_training.user_tasks import UserTask
 from upt_zoo.backbone import EMBEDDED_HUB_ID
 from upt_zoo.errors import InvalidSpec
+from upt_zoo.references import Reference
 from upt_zoo.tasks import Task, find_task
 
 Method = Literal[
@@ -129,12 +130,6 @@ class Learning(BaseModel):
             raise ValueError(f"blocks: only stacked_unipelt has them, got method {self.method}")
         return self
 
-    @property
-    def variant(self) -> str:
-        """The method, with what sets it apart from the paper's: the name of a table's column."""
-        blocks = "" if self.blocks == _PAPERS_BLOCKS else f"-{self.blocks}blocks"
-        return f"{self.method}{blocks}{'' if self.has_gates else '-ungated'}"
-
 
 class Trial(BaseModel):
     """What a search tried, and the deciding metric of its best epoch on the held-out rows."""
@@ -171,12 +166,37 @@ class Recipe(Learning):
         """Name of the task, and of the adapter."""
         return self.task if isinstance(self.task, str) else self.task.name
 
-    def changed(self, changes: Mapping[str, str | float]) -> Self:
+    @property
+    def variant(self) -> str:
+        """The method, with what sets it apart from the paper's: the name of a table's column.
+
+        An adapter to start from is named without the task's own name, so that the adapters
+        pretrained for each task make one column.
+
+        Raises:
+            InvalidReference: ``initial_adapter`` is none.
+        """
+        blocks = "" if self.blocks == _PAPERS_BLOCKS else f"-{self.blocks}blocks"
+        gates = "" if self.has_gates else "-ungated"
+        if self.initial_adapter is None:
+            return f"{self.method}{blocks}{gates}"
+        start = Reference.parse(self.initial_adapter).name.replace("_", "-")
+        own = self.task_name.replace("_", "-")
+        return f"{self.method}{blocks}{gates}-from-{start.removeprefix(f'{own}-')}"
+
+    def changed(self, changes: Mapping[str, str | float | None]) -> Self:
         """Return the recipe with some keys changed.
 
         Raises:
-            InvalidSpec: a value out of range.
+            InvalidSpec: a value out of range, or another method where the recipe starts from an
+                adapter of its own method.
         """
+        method = changes.get("method", self.method)
+        if method != self.method and self.initial_adapter and "initial_adapter" not in changes:
+            raise InvalidSpec(
+                f"recipe of {self.task_name}: {self.method} starts from {self.initial_adapter}, "
+                f"which method {method} cannot; add --no-initial-adapter to start from nothing"
+            )
         try:
             return self.model_validate(self.model_dump() | dict(changes))
         except ValidationError as error:

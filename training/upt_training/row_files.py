@@ -1,6 +1,9 @@
-"""Rows of a file: CSV, TSV, JSON lines and Parquet, told apart by the file's name.
+"""Rows of a file: CSV, TSV, JSON lines, Parquet and CoNLL, told apart by the file's name.
 
-A row maps columns to values; those of CSV and TSV are all texts. Knows nothing of tasks.
+A row maps columns to values; those of CSV and TSV are all texts. CoNLL has a word a line and a
+blank line behind each row. Knows nothing of tasks.
+
+Source: Tjong Kim Sang and De Meulder 2003 (CoNLL-2003) for the latter.
 """
 
 import csv
@@ -14,7 +17,8 @@ from pathlib import Path
 from upt_zoo.errors import InvalidInput
 
 Row = Mapping[str, object]
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
+_DOCUMENT = "-DOCSTART-"  # the first word of a line between documents
 _MAX_CELL_CHARS = 2**31 - 1  # the most that csv takes everywhere; the file is in memory anyway
 
 
@@ -31,6 +35,8 @@ def rows_of(file: Path, data: bytes) -> Iterator[Row]:
         return _json_rows(file, data)
     if name.endswith(".parquet"):
         return iter(_parquet_rows(file, data))
+    if name.endswith(".conll"):
+        return _tagged_rows(file, data)
     if name.endswith((".csv", ".tsv")):
         return _cell_rows(file, data, delimiter="," if name.endswith(".csv") else "\t")
     raise InvalidInput(f"{file}: expected a file that ends in {', '.join(SUFFIXES)}")
@@ -57,12 +63,33 @@ def _json_rows(file: Path, data: bytes) -> Iterator[Row]:
         yield row
 
 
-def _cell_rows(file: Path, data: bytes, *, delimiter: str) -> Iterator[Row]:
+def _decoded(file: Path, data: bytes) -> str:
     try:
-        text = io.StringIO(data.decode("utf-8-sig"), newline="")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise InvalidInput(f"{file}, line {line}: expected UTF-8 ({error.reason})") from error
+
+
+def _tagged_rows(file: Path, data: bytes) -> Iterator[Row]:
+    """Yield the words of the first column as ``tokens``, the tags of the last as ``tags``."""
+    words: list[str] = []
+    tags: list[str] = []
+    for number, line in enumerate((*_decoded(file, data).split("\n"), ""), 1):
+        # not at any white space: words may hold some, such as blanks that do not break
+        cells = line.strip(" \r").split("\t" if "\t" in line else " ")
+        if line.strip() and cells[0] != _DOCUMENT:
+            if len(cells) < 2 or not cells[0] or not cells[-1]:
+                raise InvalidInput(f"{file}, line {number}: expected a word and its tag")
+            words.append(cells[0])
+            tags.append(cells[-1])
+        elif words:
+            yield {"tokens": words, "tags": tags}
+            words, tags = [], []
+
+
+def _cell_rows(file: Path, data: bytes, *, delimiter: str) -> Iterator[Row]:
+    text = io.StringIO(_decoded(file, data), newline="")
     csv.field_size_limit(_MAX_CELL_CHARS)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     number = 0

@@ -11,10 +11,11 @@ from typing import get_args
 
 from upt_training.recipe import Method, task_of
 from upt_training.records import Record, read_record
-from upt_zoo.errors import NotFound
-from upt_zoo.tasks import TASKS
+from upt_zoo.errors import InvalidInput, NotFound
+from upt_zoo.tasks import TASKS, find_task
 
 Key = tuple[str, int | None, str]  # task, train rows, variant of the method
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,7 @@ class Cell:
     """One method on one task: the deciding metric on ``split``, in percent, one value a seed.
 
     ``train_rows`` is what the recipes asked for, None where they took all. ``served_parameters``
-    are without the head; of full fine-tuning, all that were trained, of ``bitfit`` the biases.
+    are without the head; of full fine-tuning and ``bitfit``, those that were trained.
     """
 
     task: str
@@ -55,6 +56,45 @@ class Cell:
     def as_json(self) -> dict[str, object]:
         """Return all of it for JSON."""
         return {**asdict(self), "mean": self.mean, "deviation": self.deviation}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which rows and columns a table shows, whether run or not, in this order; empty is all run."""
+
+    rows: tuple[tuple[str, int | None], ...] = ()
+    methods: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, *, tasks: Sequence[str], train_rows: Sequence[int], methods: Sequence[str]
+    ) -> "Choice":
+        """Choose tasks, each learnt from these numbers of rows, else from all, and methods.
+
+        Raises:
+            InvalidInput: no such method, or rows of no task.
+        """
+        if train_rows and not tasks:
+            raise InvalidInput("--train-rows: expected --task NAME beside it")
+        for method in methods:
+            if method.partition("-")[0] not in get_args(Method):
+                known = ", ".join(get_args(Method))
+                raise InvalidInput(f"--method: expected one of {known}, got {method!r}")
+        rows = tuple((task, count) for task in tasks for count in train_rows or (None,))
+        return cls(rows=rows, methods=tuple(methods))
+
+    def of_records(self, records: Iterable[Record], against: str | None = None) -> list[Record]:
+        """Return the records that are chosen, and those of the method ``against``."""
+        wanted = {*self.methods, against} if self.methods else None
+        return [
+            record
+            for record in records
+            if not self.rows or (record.recipe.task_name, record.recipe.train_rows) in self.rows
+            if wanted is None or record.recipe.variant in wanted
+        ]
+
+
+ALL = Choice()
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -116,17 +156,25 @@ def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
     return lines.getvalue()
 
 
-def as_markdown(cells: Sequence[Cell]) -> str:
-    """Lay the cells out as a table; the last row has the served parameters."""
-    methods = sorted({cell.method for cell in cells}, key=place_of)
-    names = list(dict.fromkeys(cell.row for cell in cells))
-    found = {(cell.row, cell.method): cell for cell in cells}
+def as_markdown(cells: Sequence[Cell], choice: Choice = ALL) -> str:
+    """Lay the cells out as a table; the last row has the served parameters.
+
+    Raises:
+        NotFound: the catalogue has no task of the choice that was not run.
+    """
+    methods = choice.methods or sorted({cell.method for cell in cells}, key=place_of)
+    metrics = {cell.row: cell.metric for cell in cells}
+    for task, train_rows in choice.rows:
+        if row_name(task, train_rows) not in metrics:
+            metrics[row_name(task, train_rows)] = find_task(task).metrics[0]
+    names = [row_name(*row) for row in choice.rows] or list(metrics)
+    found = {(cell.row, cell.method): str(cell) for cell in cells}
     rows = [["task", "metric", *methods], ["---"] * (len(methods) + 2)]
     for name in names:
-        shown = [str(found.get((name, method), "")) for method in methods]
-        rows.append([name, next(c.metric for c in cells if c.row == name), *shown])
-    parameters = {cell.method: cell.served_parameters for cell in cells}
-    rows.append(["parameters", "", *(f"{parameters[method]:,}" for method in methods)])
+        shown = [found.get((name, method), NOT_RUN) for method in methods]
+        rows.append([name, metrics[name], *shown])
+    parameters = {cell.method: f"{cell.served_parameters:,}" for cell in cells}
+    rows.append(["parameters", "", *(parameters.get(method, NOT_RUN) for method in methods)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -159,8 +207,6 @@ def place_of(variant: str) -> tuple[int, str]:
 
 
 def _parameters(run: Record) -> int:
-    if run.recipe.method == "full":
-        return run.trained_parameters
-    if run.recipe.method == "bitfit":
+    if run.recipe.method in ("full", "bitfit"):
         return run.trained_parameters - run.head_parameters
     return run.served_parameters

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from upt_zoo.spec import MAX_FIELDS, Count, HeadKind, Name
+from upt_zoo.spec import LABELLED, MAX_FIELDS, Count, HeadKind, Name
 from upt_zoo.tasks import TASKS, FileSource, Metric, Task
 
 _METRICS: dict[HeadKind, tuple[Metric, ...]] = {
@@ -16,17 +16,22 @@ _METRICS: dict[HeadKind, tuple[Metric, ...]] = {
     "multi_label": ("micro_f1", "macro_f1", "accuracy"),
     "regression": ("pearson", "spearmanr"),
     "span": ("f1", "exact_match"),
+    "token_classification": ("f1", "precision", "recall"),
+    "embedding": ("spearmanr", "pearson"),
 }
+_USUAL: dict[HeadKind, int] = {"token_classification": 3}  # metrics without being named
+_GOLD: dict[HeadKind, str] = {"span": "answers", "token_classification": "tags"}
 
 
 class UserTask(BaseModel):
     """A task that the catalogue does not have.
 
-    ``fields`` are the columns of its texts, ``gold`` the column of its answers (without one
-    ``answers`` for spans, else ``label``). ``labels`` stand in the order of their numbers. The
-    first of ``metrics`` decides; without any they are the usual two of the head. ``files`` names a
-    CSV, TSV, JSON lines or Parquet file for each split, relative to the file that describes the
-    task; splits whose names start with ``train`` are learnt from.
+    ``fields`` are the columns of its texts, of a token classification the one with lists of words,
+    of an embedding the two with texts to compare. ``gold`` is the column of its answers (without
+    one ``answers`` for spans, ``tags`` for words, else ``label``). ``labels`` stand in the order of
+    their numbers. The first of ``metrics`` decides; without any they are the usual ones of the
+    head. ``files`` names a CSV, TSV, JSON lines, Parquet or CoNLL file for each split, relative to
+    the file that describes the task; splits whose names start with ``train`` are learnt from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
@@ -70,13 +75,17 @@ class UserTask(BaseModel):
 
     @model_validator(mode="after")
     def _labels_fit_the_head(self) -> Self:
-        if (self.head in ("classification", "multi_label")) != (self.labels is not None):
+        if (self.head in LABELLED) != (self.labels is not None):
             wanted = "no labels" if self.labels else "labels, in the order of their numbers"
             raise ValueError(f"labels: a {self.head} head has {wanted}")
         if len(set(self.labels or ())) != len(self.labels or ()):
             raise ValueError("labels: expected distinct ones")
         if self.head == "span" and len(self.fields) != MAX_FIELDS:
             raise ValueError("fields: a span head has two, the question and the context")
+        if self.head == "embedding" and len(self.fields) != MAX_FIELDS:
+            raise ValueError("fields: an embedding learns from two, the texts to compare")
+        if self.head == "token_classification" and len(self.fields) != 1:
+            raise ValueError("fields: a token classification has one, the words")
         return self
 
     @model_validator(mode="after")
@@ -94,7 +103,7 @@ class UserTask(BaseModel):
             name=self.name,
             title=self.title or self.name,
             fields=self.fields,
-            metrics=self.metrics or _METRICS[self.head][:2],
+            metrics=self.metrics or _METRICS[self.head][: _USUAL.get(self.head, 2)],
             labels=self.labels,
             kind=self.head,
             data_licence=self.licence,
@@ -105,7 +114,7 @@ class UserTask(BaseModel):
             adapter_licence=self.adapter_licence,
             files=FileSource(
                 paths=dict(self.files),
-                gold=self.gold or ("answers" if self.head == "span" else "label"),
+                gold=self.gold or _GOLD.get(self.head, "label"),
             ),
         )
 

@@ -1,4 +1,4 @@
-"""From logits to answers: labels, numbers and spans; one path for evaluation and serving.
+"""From logits to answers: labels, numbers, spans, entities, vectors; for evaluation and serving.
 
 Pure: numpy arrays in, frozen values out.
 """
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from upt_zoo.entities import Entity, find_runs
 from upt_zoo.errors import Overflowed
 from upt_zoo.spec import AdapterSpec, Head
 from upt_zoo.tokenization import TokenRow
@@ -58,7 +59,21 @@ class SpanAnswer:
     score: float
 
 
-Answer = LabelAnswer | LabelSetAnswer | ValueAnswer | SpanAnswer
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntitiesAnswer:
+    """The entities of a text, in its order; perhaps none."""
+
+    entities: tuple[Entity, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingAnswer:
+    """The row's pooled vector, [hidden], of length 1 where the head normalises."""
+
+    vector: tuple[float, ...]
+
+
+Answer = LabelAnswer | LabelSetAnswer | ValueAnswer | SpanAnswer | EntitiesAnswer | EmbeddingAnswer
 
 
 def answer(
@@ -66,7 +81,8 @@ def answer(
 ) -> Answer:
     """Turn the logits of an input's rows into its answer.
 
-    ``logits[i]`` belongs to ``rows[i]``: [outputs], or [token, 2] for spans.
+    ``logits[i]`` belongs to ``rows[i]``: [outputs], or [token, outputs] for a head that reads each
+    token.
 
     Raises:
         Overflowed: a logit is not finite: the adapter's numbers are too large for this backbone.
@@ -78,7 +94,11 @@ def answer(
         )
     if spec.head.kind == "span":
         return best_span(texts[1], rows, scaled(spec.head, logits))
+    if spec.head.kind == "token_classification":
+        return EntitiesAnswer(entities=_entities(spec.head, texts[0], rows, logits))
     (values,) = logits
+    if spec.head.kind == "embedding":
+        return EmbeddingAnswer(vector=_vector(spec.head, values))
     if spec.head.kind == "regression":
         return ValueAnswer(value=float(values[0]))
     labels = spec.head.labels or ()
@@ -149,6 +169,47 @@ def span_logits(
     return best
 
 
+def word_logits(
+    rows: Sequence[TokenRow], logits: Sequence[Logits]
+) -> tuple[list[tuple[int, int]], Logits]:
+    """Return each word's [start, end) and its logits [word, outputs], in the text's order.
+
+    Of the windows that hold a word the one counts that shows more of what stands around it.
+    """
+    best: dict[tuple[int, int], tuple[int, Logits]] = {}
+    for row, values in zip(rows, logits, strict=True):
+        for place, word in enumerate(row.offsets or ()):
+            seen = min(place, len(values) - 1 - place)
+            if word is not None and (word not in best or seen > best[word][0]):
+                best[word] = seen, values[place]
+    chosen = [values for _, values in best.values()]
+    return list(best), np.stack(chosen) if chosen else logits[0][:0]
+
+
+def _entities(
+    head: Head, text: str, rows: Sequence[TokenRow], logits: Sequence[Logits]
+) -> tuple[Entity, ...]:
+    labels = head.labels or ()
+    words, values = word_logits(rows, scaled(head, logits))
+    probabilities = _softmax(values)
+    tags = [labels[index] for index in values.argmax(-1)]
+    return tuple(
+        Entity(
+            label=label,
+            text=text[words[first][0] : words[behind - 1][1]],
+            start=words[first][0],
+            end=words[behind - 1][1],
+            score=float(probabilities[first:behind].max(-1).mean()),
+        )
+        for label, first, behind in find_runs(tags, labels)
+    )
+
+
+def _vector(head: Head, values: Logits) -> tuple[float, ...]:
+    length = np.linalg.norm(values) if head.normalised else 1
+    return tuple((values / np.maximum(length, np.float32(1e-12))).tolist())
+
+
 def _window_spans(row: TokenRow, logits: Logits) -> list[tuple[tuple[int, int], float]]:
     """Return the window's best spans, [start, end) in characters of the context, and scores."""
     places = [place for place, offset in enumerate(row.offsets or ()) if offset is not None]
@@ -183,5 +244,6 @@ def _label_set(head: Head, labels: tuple[str, ...], values: Logits) -> LabelSetA
 
 
 def _softmax(values: Logits) -> Logits:
-    exponentials = np.exp(values - values.max())
-    return np.asarray(exponentials / exponentials.sum(), dtype=np.float32)
+    """Return probabilities over the last axis."""
+    exponentials = np.exp(values - values.max(-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(-1, keepdims=True), dtype=np.float32)

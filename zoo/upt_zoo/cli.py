@@ -109,6 +109,7 @@ def _listed_facts(store: "Store", listing: "Listing", listed: "Listed") -> "dict
     facts: dict[str, JsonValue] = {"name": listed.name, "version": listed.version}
     try:
         summary = store.summarise(listed)
+        listing.check_aliases(listed)
     except Corrupt as error:
         return facts | {"damage": str(error)}
     return facts | {

@@ -13,9 +13,10 @@ in(t) and out(t) of the linear layer it adapts:
     bottleneck.up.weight      [L, d, m]    .bias [L, d]
     bottleneck.gate.weight    [L, d]       .bias [L]
     head.dense.weight         [d, d]       .bias [d]  only with head.layers = 2
-    head.out.weight           [C, d]       .bias [C]
+    head.out.weight           [C, d]       .bias [C]  not of an embedding
 """
 
+import math
 from collections.abc import Mapping
 
 from upt_zoo.errors import Corrupt
@@ -79,11 +80,19 @@ def component_shapes(spec: AdapterSpec) -> dict[str, Shape]:
 
 
 def head_shapes(head: Head, hidden: int) -> dict[str, Shape]:
-    """Return the tensors of the head."""
+    """Return the tensors of the head; an embedding has none."""
+    if head.kind == "embedding":
+        return {}
     shapes: dict[str, Shape] = {}
     if head.layers == 2:
         shapes |= {weight(HEAD_DENSE): (hidden, hidden), bias(HEAD_DENSE): (hidden,)}
     return shapes | {weight(HEAD_OUT): (head.outputs, hidden), bias(HEAD_OUT): (head.outputs,)}
+
+
+def parameter_counts(spec: AdapterSpec) -> tuple[int, int]:
+    """Return how many numbers the tensors hold, those of the components and those of the head."""
+    components, head = component_shapes(spec), head_shapes(spec.head, spec.backbone.hidden)
+    return sum(map(math.prod, components.values())), sum(map(math.prod, head.values()))
 
 
 def check_shapes(spec: AdapterSpec, shapes: Mapping[str, Shape]) -> None:

@@ -11,7 +11,6 @@ Source: OCI image specification 1.1, manifest.md, image-index.md, annotations.md
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.alias_generators import to_camel
 
 from upt_zoo.errors import Corrupt
+from upt_zoo.json_text import check_json, format_json
 from upt_zoo.references import Version
 from upt_zoo.spec import Digest, Name
 
@@ -104,11 +104,13 @@ class Manifest(_Document):
         """Parse and validate.
 
         Raises:
-            Corrupt: not the manifest of an adapter.
+            Corrupt: not the manifest of an adapter, or a key in it repeats.
         """
         try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
+            manifest = cls.model_validate_json(data)
+            check_json(data)
+            return manifest
+        except ValueError as error:  # of pydantic too
             raise Corrupt(f"not a manifest of an adapter: {_first_reason(error)}") from error
 
     def to_json(self) -> bytes:
@@ -164,7 +166,7 @@ class Index(_Document):
             raise Corrupt(f"not an image index: {_first_reason(error)}") from error
 
     def to_json(self) -> bytes:
-        """Serialise canonically."""
+        """Serialise canonically; a number of another tool that is not finite becomes null."""
         return _canonical(self)
 
     def with_manifest(self, data: bytes, notes: Mapping[str, str] | None = None) -> Self:
@@ -200,11 +202,12 @@ def digest_of(data: bytes) -> str:
 
 
 def _canonical(document: _Document) -> bytes:
-    values = document.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return format_json(document.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
-def _first_reason(error: ValidationError) -> str:
+def _first_reason(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
     reason = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in reason["loc"])
     return f"{place}: {reason['msg']}" if place else reason["msg"]

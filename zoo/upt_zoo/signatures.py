@@ -8,7 +8,6 @@ they are worth, only a key can tell; see ``upt_zoo.keys``.
 Source: cosign, SIGNATURE_SPEC.md; the simple signing format of containers/image.
 """
 
-import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
 from upt_zoo.errors import Corrupt
+from upt_zoo.json_text import format_json
 from upt_zoo.manifest import MANIFEST_TYPE, Descriptor
 from upt_zoo.spec import Digest
 
@@ -59,7 +59,7 @@ def payload_of(name: str, digest: str, key_id: str) -> bytes:
         "image": {"docker-manifest-digest": digest},
         "type": _KIND,
     }
-    return _canonical({"critical": critical, "optional": {"key": key_id}})
+    return format_json({"critical": critical, "optional": {"key": key_id}})
 
 
 def of_digest(signatures: Iterable[Signature], digest: str) -> tuple[Signature, ...]:
@@ -91,7 +91,7 @@ def format_signatures(signatures: Iterable[Signature]) -> str:
         {"payload": each.payload.decode(), "signature": b64encode(each.signature).decode()}
         for each in signatures
     ]
-    return _canonical(values).decode()
+    return format_json(values).decode()
 
 
 def tag_of(digest: str) -> str:
@@ -116,12 +116,13 @@ class SignatureArtifact:
             for each in signatures
         ]
         rootfs = {"diff_ids": [layer.digest for layer in layers], "type": "layers"}
-        config = _canonical({"architecture": "", "config": {}, "os": "", "rootfs": rootfs})
+        config = format_json({"architecture": "", "config": {}, "os": "", "rootfs": rootfs})
         described = Descriptor.of(_CONFIG_TYPE, config)
         manifest = _Manifest(config=described, layers=tuple(layers))
         payloads = (each.payload for each in signatures)
+        values = manifest.model_dump(mode="json", by_alias=True, exclude_none=True)
         return cls(
-            manifest=_canonical(manifest.model_dump(mode="json", by_alias=True, exclude_none=True)),
+            manifest=format_json(values),
             blobs=((described, config), *zip(layers, payloads, strict=True)),
         )
 
@@ -195,10 +196,6 @@ _ANNOTATED = TypeAdapter(
     Annotated[tuple[_Annotated, ...], Field(max_length=MAX_SIGNATURES)],
     config=ConfigDict(defer_build=True),
 )
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _reason(error: ValueError) -> str:

@@ -5,21 +5,25 @@ not, plus a head, bound to one backbone by digest. ``AdapterSpec`` is both the t
 config blob of the manifest) and the type used inside. It knows no tensors; see ``upt_zoo.layout``.
 """
 
-import json
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from upt_zoo.errors import InvalidSpec
+from upt_zoo.json_text import check_json, format_json
 
 Family = Literal["bert", "roberta"]
 LoraTarget = Literal["q", "k", "v", "o", "ffn_up", "ffn_down"]
 Activation = Literal["relu", "gelu", "silu", "tanh"]
-HeadKind = Literal["classification", "multi_label", "regression", "span"]
+HeadKind = Literal[
+    "classification", "multi_label", "regression", "span", "token_classification", "embedding"
+]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$", max_length=128)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Count = Annotated[int, Field(gt=0, le=2**31 - 1)]  # what every language can count
 MAX_FIELDS = 2
+_ShortText = Annotated[str, Field(max_length=1000)]
+LABELLED: tuple[HeadKind, ...] = ("classification", "multi_label", "token_classification")
 
 
 class _Frozen(BaseModel):
@@ -100,7 +104,9 @@ class Head(_Frozen):
 
     ``layers`` 2 puts a dense tanh layer of the hidden size in front of the output layer. For
     ``multi_label`` a label is given where its probability reaches ``threshold``. ``temperature``
-    divides the logits before probabilities are formed.
+    divides the logits before probabilities are formed. An ``embedding`` is what the head pools: it
+    has no layer and no tensors, ``outputs`` is the hidden size, and ``normalised`` vectors have
+    length 1.
     """
 
     kind: HeadKind
@@ -110,6 +116,13 @@ class Head(_Frozen):
     layers: Literal[1, 2] = 1
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    # left out of the JSON of other kinds, whose bytes and digests are older than it
+    normalised: Annotated[bool | None, Field(exclude_if=lambda value: value is None)] = None
+
+    @property
+    def is_per_token(self) -> bool:
+        """Whether it reads every real token by itself; others read one pooled vector a row."""
+        return self.kind in ("span", "token_classification")
 
     @model_validator(mode="after")
     def _outputs_match_the_kind(self) -> Self:
@@ -117,7 +130,7 @@ class Head(_Frozen):
             raise ValueError(f"a span head has 2 outputs (start, end), got {self.outputs}")
         if self.kind == "regression" and self.outputs != 1:
             raise ValueError(f"a regression head has 1 output, got {self.outputs}")
-        if self.kind in ("classification", "multi_label"):
+        if self.kind in LABELLED:
             if self.labels is None or len(self.labels) != self.outputs:
                 raise ValueError(f"{self.kind} with {self.outputs} outputs needs as many labels")
         elif self.labels is not None:
@@ -132,12 +145,23 @@ class Head(_Frozen):
             raise ValueError(f"a {self.kind} head has no threshold")
         return self
 
+    @model_validator(mode="after")
+    def _an_embedding_only_pools(self) -> Self:
+        is_embedding = self.kind == "embedding"
+        if is_embedding != (self.normalised is not None):
+            wanted = "says whether it is normalised" if is_embedding else "has no normalised"
+            raise ValueError(f"a head of kind {self.kind} {wanted}")
+        if is_embedding and (self.layers, self.temperature) != (1, 1.0):
+            raise ValueError("an embedding head has layers 1 and temperature 1: it has no logits")
+        return self
+
 
 class TaskInput(_Frozen):
     """How the task's text fields become token rows.
 
     One or two ``fields``. ``max_tokens`` counts special tokens but no prompt. A span task splits
-    its second field into windows that overlap by ``stride`` tokens; other tasks truncate.
+    its second field, and a token classification its only one, into windows that overlap by
+    ``stride`` tokens; other tasks truncate.
     """
 
     name: Name
@@ -186,6 +210,17 @@ class Lineage(_Frozen):
     backbone_overlap: str | None = None
 
 
+class Example(_Frozen):
+    """An input, and the logits that it had on the backbone in fp32 when the adapter was published.
+
+    ``texts`` stand in the order of the task's fields. ``logits`` are those of the head, row-major:
+    [output], or [token, output] for a head that reads every token, window behind window.
+    """
+
+    texts: Annotated[tuple[_ShortText, ...], Field(strict=False, min_length=1)]
+    logits: Annotated[tuple[float, ...], Field(strict=False, min_length=1, max_length=2**16)]
+
+
 class AdapterSpec(_Frozen):
     """Everything about an adapter but its numbers."""
 
@@ -200,6 +235,19 @@ class AdapterSpec(_Frozen):
     head: Head
     task: TaskInput
     lineage: Lineage
+    # left out of the JSON where there is none: bytes and digests of many adapters are older than it
+    example: Annotated[Example | None, Field(exclude_if=lambda value: value is None)] = None
+
+    @model_validator(mode="after")
+    def _the_example_is_of_the_task(self) -> Self:
+        if self.example is None:
+            return self
+        texts, logits, outputs = self.example.texts, self.example.logits, self.head.outputs
+        if len(texts) != len(self.task.fields):
+            raise ValueError(f"an example of {len(texts)} texts for {len(self.task.fields)} fields")
+        if len(logits) % outputs or not (self.head.is_per_token or len(logits) == outputs):
+            raise ValueError(f"an example with {len(logits)} logits for {outputs} outputs")
+        return self
 
     @model_validator(mode="after")
     def _a_span_task_has_two_fields(self) -> Self:
@@ -207,20 +255,44 @@ class AdapterSpec(_Frozen):
             raise ValueError("a span task needs two fields, the question and the context")
         return self
 
+    @model_validator(mode="after")
+    def _entities_and_embeddings_are_of_one_text(self) -> Self:
+        kind = self.head.kind
+        if kind in ("token_classification", "embedding") and len(self.task.fields) != 1:
+            raise ValueError(f"a task of kind {kind} has one field, the text")
+        return self
+
+    @model_validator(mode="after")
+    def _an_embedding_has_the_hidden_size(self) -> Self:
+        if self.head.kind == "embedding" and self.head.outputs != self.backbone.hidden:
+            raise ValueError(
+                f"an embedding has the hidden size {self.backbone.hidden} as its outputs, "
+                f"got {self.head.outputs}"
+            )
+        return self
+
     def to_json(self) -> bytes:
-        """Serialise canonically: sorted keys, no white space, UTF-8; equal specs, equal bytes."""
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        ).encode()
+        """Serialise canonically: sorted keys, no white space, UTF-8; equal specs, equal bytes.
+
+        Raises:
+            InvalidSpec: a text or a number in it cannot be written as JSON.
+        """
+        try:
+            return format_json(self.model_dump(mode="json"))
+        except ValueError as error:
+            raise InvalidSpec(f"the adapter's spec cannot be written as JSON: {error}") from error
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         """Parse and validate.
 
         Raises:
-            InvalidSpec: malformed JSON, an unknown field, or values that contradict each other.
+            InvalidSpec: malformed JSON, a key that is unknown or repeats, or values that contradict
+                each other.
         """
         try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
+            spec = cls.model_validate_json(data)
+            check_json(data)
+            return spec
+        except ValueError as error:  # of pydantic too
             raise InvalidSpec(f"the adapter's spec is not valid: {error}") from error

@@ -23,7 +23,10 @@ Metric = Literal[
     "pearson",
     "spearmanr",
     "exact_match",
+    "precision",
+    "recall",
 ]
+_OF_ONE_TEXT: tuple[HeadKind, ...] = ("token_classification", "embedding")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,18 +70,26 @@ class Task:
     adapter_licence: str = "Apache-2.0"
 
     def input(self, *, max_tokens: int | None = None) -> TaskInput:
-        """Return the input part of an adapter's spec."""
+        """Return the input part of an adapter's spec.
+
+        What finds entities or embeds reads one text, in whatever columns it learnt from.
+        """
         return TaskInput(
             name=self.name,
-            fields=self.fields,
+            fields=("text",) if self.kind in _OF_ONE_TEXT else self.fields,
             max_tokens=max_tokens or self.max_tokens,
             stride=self.stride,
             metric=self.metrics[0],
             description=self.description,
         )
 
-    def head(self) -> Head:
-        """Return the head part of an adapter's spec: one linear layer, on [CLS] or each token."""
+    def head(self, hidden: int = 1) -> Head:
+        """Return the head part of an adapter's spec: one linear layer, on [CLS] or each token.
+
+        Of an embedding on a backbone of this ``hidden`` size there is no layer.
+        """
+        if self.kind == "embedding":
+            return Head(kind=self.kind, outputs=hidden, normalised=True)
         outputs = {"span": 2, "regression": 1}.get(self.kind) or len(self.labels or ())
         return Head(kind=self.kind, outputs=outputs, labels=self.labels)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from upt_zoo.errors import Corrupt, InvalidInput
+from upt_zoo.json_text import check_json
 from upt_zoo.spec import Count
 
 if TYPE_CHECKING:
@@ -117,10 +118,14 @@ def _data_start(data: memoryview) -> int:
 
 def _parse_header(header: bytes) -> dict[str, _TensorEntry]:
     try:
-        return _Header.model_validate_json(header).__pydantic_extra__
+        entries = _Header.model_validate_json(header).__pydantic_extra__
+        check_json(header)
+        return entries
     except ValidationError as error:
         reason = error.errors(include_url=False, include_input=False)[0]
         raise Corrupt(f"tensors: malformed header: {reason['loc']}: {reason['msg']}") from error
+    except ValueError as error:
+        raise Corrupt(f"tensors: malformed header: {error}") from error
 
 
 def _check_coverage(entries: Mapping[str, _TensorEntry], size_bytes: int) -> None:

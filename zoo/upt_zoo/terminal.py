@@ -8,9 +8,10 @@ Exit codes (those of sysexits.h, 2 for a wrong command line):
     0   done                                64  InvalidInput
     65  Corrupt                             65  Overflowed
     66  NotFound                            69  Unavailable
-    70  anything that is a fault of upt     73  Conflict
-    74  the operating system refused        75  Overloaded
-        (OSError)                           77  Forbidden
+    69  TimeoutError                        70  anything that is a fault of upt
+    73  Conflict                            74  the operating system refused
+    75  Overloaded                              (OSError)
+    77  Forbidden
 """
 
 import sys
@@ -39,10 +40,22 @@ EXIT_CODES: dict[type[Exception], int] = {
     Overflowed: 65,
     NotFound: 66,
     Unavailable: 69,
+    TimeoutError: 69,  # an OSError, but not the system's
     Conflict: 73,
     OSError: 74,
     Overloaded: 75,
     Forbidden: 77,
+}
+# what is not of our tree: cause and cure, as the classes of the tree say theirs
+OTHERS: dict[type[Exception], tuple[str, str]] = {
+    TimeoutError: (
+        "No answer before the deadline, the caller's or the server's own.",
+        "try again with more time, or send less at once",
+    ),
+    OSError: (
+        "The operating system refused: disk, port, rights.",
+        "do what the message says on this machine",
+    ),
 }
 
 

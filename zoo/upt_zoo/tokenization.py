@@ -1,25 +1,32 @@
 """From a task's text fields to token rows; one path for training, evaluation and serving.
 
 A row holds the real tokens of one forward pass, special tokens included, without padding and
-without prompt. A span task turns a long second field into several rows that overlap.
+without prompt. A long text of a span task, its second, or of a token classification becomes several
+rows that overlap.
 """
 
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
+from typing import TypeAlias
 
 from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
 from upt_zoo.errors import Corrupt, InvalidText
-from upt_zoo.spec import TaskInput
+from upt_zoo.spec import HeadKind, TaskInput
+
+_Offsets: TypeAlias = list[tuple[int, int] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRow:
     """One row of token ids.
 
-    ``offsets`` gives each token's [start, end) in characters of the second field, or None for
-    tokens of the first field and special tokens; it is kept for span tasks only.
+    ``offsets`` is kept for two kinds of heads, in characters: for spans each token's [start, end)
+    in the second field, None for tokens of the first field and special tokens; for a token
+    classification each word's [start, end) at its first token, None at all others. A word is what
+    the tokenizer splits a text into before it looks for sub-words.
     """
 
     ids: list[int]
@@ -47,13 +54,13 @@ class Tokenizer:
         task: TaskInput,
         texts: tuple[str, ...],
         *,
-        is_span: bool,
+        kind: HeadKind,
         max_rows: int | None = None,
     ) -> list[TokenRow]:
-        """Encode one input of the task; one row, or for spans one row a window.
+        """Encode one input of the task for a head of this kind.
 
-        Texts stand in the order of ``task.fields``. Over-long classification and regression inputs
-        lose tokens from the end of the longer field.
+        Texts stand in the order of ``task.fields``. For spans and token classification a row is a
+        window; the others have one row, and lose tokens from the end of the longer field.
 
         Raises:
             InvalidText: another number of texts than the task has fields, half a character, or
@@ -71,8 +78,10 @@ class Tokenizer:
             raise InvalidText(f"task {task.name}: a text holds half a surrogate pair") from error
         whole = _Whole(encoding)
         room = task.max_tokens - self._specials[len(texts) == 2]
-        if is_span:
-            return whole.windows(room, task.stride or room // 3, max_rows)
+        if kind == "span":
+            return whole.windows(room, task.stride or room // 3, max_rows, whole.token_offsets())
+        if kind == "token_classification":
+            return whole.windows(room, task.stride or room // 3, max_rows, whole.word_offsets())
         return [whole.row(room)]
 
 
@@ -84,16 +93,29 @@ class _Whole:
     """
 
     def __init__(self, encoding: Encoding) -> None:
-        sequences = encoding.sequence_ids
         places: dict[int | None, list[int]] = {None: [], 0: [], 1: []}
-        for place, sequence in enumerate(sequences):
+        for place, sequence in enumerate(encoding.sequence_ids):
             places[sequence].append(place)
         self._specials, self._first, self._second = places[None], places[0], places[1]
-        self._ids, self._type_ids = encoding.ids, encoding.type_ids
-        self._offsets = [
-            offset if sequence == 1 else None
-            for offset, sequence in zip(encoding.offsets, sequences, strict=True)
-        ]
+        self._ids, self._type_ids, self._encoding = encoding.ids, encoding.type_ids, encoding
+
+    def token_offsets(self) -> _Offsets:
+        """Return where each token of the second field stands in it."""
+        offsets: _Offsets = [None] * len(self._ids)
+        given = self._encoding.offsets
+        for place in self._second:
+            offsets[place] = given[place]
+        return offsets
+
+    def word_offsets(self) -> _Offsets:
+        """Return where each word of the only field stands, at its first token."""
+        offsets: _Offsets = [None] * len(self._ids)
+        given, words = self._encoding.offsets, self._encoding.word_ids
+        for _, group in groupby(self._first, key=words.__getitem__):
+            tokens = list(group)
+            start, end = given[tokens[0]][0], given[tokens[-1]][1]
+            offsets[tokens[0]] = (start, end) if start < end else None  # else blanks
+        return offsets
 
     def row(self, room: int) -> TokenRow:
         """Cut one row with at most ``room`` tokens beside the special ones."""
@@ -102,23 +124,27 @@ class _Whole:
         kept = self._join(self._first[:first], self._second[:second])
         return self._cut(kept, is_truncated=is_truncated)
 
-    def windows(self, room: int, stride: int, max_rows: int | None) -> list[TokenRow]:
-        """Cut rows that together hold the whole second field, ``stride`` of its tokens twice."""
-        # half of the room at most for the first field, so that each window moves forward
-        first = self._first[: room // 2]
+    def windows(
+        self, room: int, stride: int, max_rows: int | None, offsets: _Offsets
+    ) -> list[TokenRow]:
+        """Cut rows that together hold the whole last field, ``stride`` of its tokens twice."""
+        is_pair = self._encoding.n_sequences == 2
+        asked, long = (self._first, self._second) if is_pair else ([], self._first)
+        # half of the room at most for what comes again, so that each window moves forward
+        first = asked[: room // 2]
         size = room - len(first)
         stride = min(stride, size // 2)
-        starts = range(0, max(1, len(self._second) - stride), size - stride)
+        starts = range(0, max(1, len(long) - stride), size - stride)
         if max_rows is not None and len(starts) > max_rows:
             raise InvalidText(
                 f"expected at most {max_rows} windows, got {len(starts)} of {room} tokens beside "
                 f"the special ones; shorten the text, or ask for longer windows that overlap less"
             )
-        windows = (self._join(first, self._second[start : start + size]) for start in starts)
+        windows = (self._join(first, long[start : start + size]) for start in starts)
         return [
             replace(
-                self._cut(kept, is_truncated=len(first) < len(self._first)),
-                offsets=tuple(self._offsets[place] for place in kept),
+                self._cut(kept, is_truncated=len(first) < len(asked)),
+                offsets=tuple(offsets[place] for place in kept),
             )
             for kept in windows
         ]

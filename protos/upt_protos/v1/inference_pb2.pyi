@@ -58,6 +58,8 @@ class _HeadKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     HEAD_KIND_MULTI_LABEL: _HeadKind.ValueType  # 2
     HEAD_KIND_REGRESSION: _HeadKind.ValueType  # 3
     HEAD_KIND_SPAN: _HeadKind.ValueType  # 4
+    HEAD_KIND_TOKEN_CLASSIFICATION: _HeadKind.ValueType  # 5
+    HEAD_KIND_EMBEDDING: _HeadKind.ValueType  # 6
 
 class HeadKind(_HeadKind, metaclass=_HeadKindEnumTypeWrapper): ...
 
@@ -66,6 +68,8 @@ HEAD_KIND_CLASSIFICATION: HeadKind.ValueType  # 1
 HEAD_KIND_MULTI_LABEL: HeadKind.ValueType  # 2
 HEAD_KIND_REGRESSION: HeadKind.ValueType  # 3
 HEAD_KIND_SPAN: HeadKind.ValueType  # 4
+HEAD_KIND_TOKEN_CLASSIFICATION: HeadKind.ValueType  # 5
+HEAD_KIND_EMBEDDING: HeadKind.ValueType  # 6
 global___HeadKind = HeadKind
 
 @typing.final
@@ -160,10 +164,10 @@ class Options(google.protobuf.message.Message):
     max_tokens: builtins.int
     """Tokens of a row, special tokens included: from 8 to the task's own max_tokens."""
     stride: builtins.int
-    """Span tasks only: tokens that neighbouring windows share; half a window at most."""
+    """Spans and entities: tokens that neighbouring windows share; half a window at most."""
     top_k: builtins.int
     """Labels: give the scores of the k most probable ones, from likely to unlikely. Spans: give the
-    k best ones as `candidates`. Not for numbers.
+    k best ones as `candidates`. Not for numbers, entities and embeddings.
     """
     logits: builtins.bool
     """Give `logits`."""
@@ -302,6 +306,8 @@ class Output(google.protobuf.message.Message):
     LABEL_SET_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
     SPAN_FIELD_NUMBER: builtins.int
+    ENTITIES_FIELD_NUMBER: builtins.int
+    EMBEDDING_FIELD_NUMBER: builtins.int
     ADAPTER_FIELD_NUMBER: builtins.int
     TASK_FIELD_NUMBER: builtins.int
     TOKENS_FIELD_NUMBER: builtins.int
@@ -316,7 +322,7 @@ class Output(google.protobuf.message.Message):
     truncated: builtins.bool
     """Tokens were cut off, so the answer is about a part of the input."""
     windows: builtins.int
-    """Rows that the input was split into: 1, or more for a long context."""
+    """Rows that the input was split into: 1, or more for a long context or text with entities."""
     @property
     def label(self) -> global___LabelAnswer: ...
     @property
@@ -325,6 +331,10 @@ class Output(google.protobuf.message.Message):
     def value(self) -> global___ValueAnswer: ...
     @property
     def span(self) -> global___SpanAnswer: ...
+    @property
+    def entities(self) -> global___EntitiesAnswer: ...
+    @property
+    def embedding(self) -> global___EmbeddingAnswer: ...
     @property
     def adapter(self) -> global___AdapterIdentity:
         """What answered: the version and the digest that the name meant at that moment."""
@@ -336,7 +346,8 @@ class Output(google.protobuf.message.Message):
     @property
     def logits(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
         """With logits: what the head gave, before temperature, in the order of the adapter's labels; for a
-        span its start's and its end's.
+        span its start's and its end's; for entities those of every word, word after word; for an
+        embedding the vector before it is normalised.
         """
 
     @property
@@ -350,6 +361,8 @@ class Output(google.protobuf.message.Message):
         label_set: global___LabelSetAnswer | None = ...,
         value: global___ValueAnswer | None = ...,
         span: global___SpanAnswer | None = ...,
+        entities: global___EntitiesAnswer | None = ...,
+        embedding: global___EmbeddingAnswer | None = ...,
         adapter: global___AdapterIdentity | None = ...,
         task: builtins.str = ...,
         tokens: builtins.int = ...,
@@ -359,9 +372,9 @@ class Output(google.protobuf.message.Message):
         logits: collections.abc.Iterable[builtins.float] | None = ...,
         gates: collections.abc.Iterable[global___LayerGates] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["adapter", b"adapter", "answer", b"answer", "label", b"label", "label_set", b"label_set", "span", b"span", "value", b"value"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "answer", b"answer", "candidates", b"candidates", "gates", b"gates", "label", b"label", "label_set", b"label_set", "logits", b"logits", "span", b"span", "task", b"task", "tokens", b"tokens", "truncated", b"truncated", "value", b"value", "windows", b"windows"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["answer", b"answer"]) -> typing.Literal["label", "label_set", "value", "span"] | None: ...
+    def HasField(self, field_name: typing.Literal["adapter", b"adapter", "answer", b"answer", "embedding", b"embedding", "entities", b"entities", "label", b"label", "label_set", b"label_set", "span", b"span", "value", b"value"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "answer", b"answer", "candidates", b"candidates", "embedding", b"embedding", "entities", b"entities", "gates", b"gates", "label", b"label", "label_set", b"label_set", "logits", b"logits", "span", b"span", "task", b"task", "tokens", b"tokens", "truncated", b"truncated", "value", b"value", "windows", b"windows"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["answer", b"answer"]) -> typing.Literal["label", "label_set", "value", "span", "entities", "embedding"] | None: ...
 
 global___Output = Output
 
@@ -520,6 +533,72 @@ class SpanAnswer(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["end", b"end", "score", b"score", "start", b"start", "text", b"text"]) -> None: ...
 
 global___SpanAnswer = SpanAnswer
+
+@typing.final
+class EntitiesAnswer(google.protobuf.message.Message):
+    """The entities of the text, in its order; perhaps none."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENTITIES_FIELD_NUMBER: builtins.int
+    @property
+    def entities(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Entity]: ...
+    def __init__(
+        self,
+        *,
+        entities: collections.abc.Iterable[global___Entity] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["entities", b"entities"]) -> None: ...
+
+global___EntitiesAnswer = EntitiesAnswer
+
+@typing.final
+class Entity(google.protobuf.message.Message):
+    """Words that belong together: [start, end) of the text, in characters (Unicode code points)."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
+    SCORE_FIELD_NUMBER: builtins.int
+    label: builtins.str
+    text: builtins.str
+    start: builtins.int
+    end: builtins.int
+    score: builtins.float
+    """The mean probability of the tags that its words were given."""
+    def __init__(
+        self,
+        *,
+        label: builtins.str = ...,
+        text: builtins.str = ...,
+        start: builtins.int = ...,
+        end: builtins.int = ...,
+        score: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["end", b"end", "label", b"label", "score", b"score", "start", b"start", "text", b"text"]) -> None: ...
+
+global___Entity = Entity
+
+@typing.final
+class EmbeddingAnswer(google.protobuf.message.Message):
+    """One vector for the text; of length 1 if the adapter normalises."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VECTOR_FIELD_NUMBER: builtins.int
+    @property
+    def vector(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        vector: collections.abc.Iterable[builtins.float] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["vector", b"vector"]) -> None: ...
+
+global___EmbeddingAnswer = EmbeddingAnswer
 
 @typing.final
 class AdapterIdentity(google.protobuf.message.Message):
@@ -681,6 +760,7 @@ class Adapter(google.protobuf.message.Message):
     DATA_LICENCE_FIELD_NUMBER: builtins.int
     COMMERCIAL_USE_FIELD_NUMBER: builtins.int
     RESIDENT_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
     task: builtins.str
     description: builtins.str
     method: builtins.str
@@ -699,6 +779,8 @@ class Adapter(google.protobuf.message.Message):
     """Whether the licence of the data allows commercial use: yes, no or unclear."""
     resident: builtins.bool
     """In memory right now; others are loaded when first asked for."""
+    outputs: builtins.int
+    """Numbers that the head gives a row or, for spans and tags, a token; an embedding's length."""
     @property
     def identity(self) -> global___AdapterIdentity: ...
     @property
@@ -707,7 +789,7 @@ class Adapter(google.protobuf.message.Message):
 
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Label names in the order of scores; none for numbers and spans."""
+        """Label names in the order of scores, tags for entities; none for numbers, spans and embeddings."""
 
     @property
     def metrics(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
@@ -736,9 +818,10 @@ class Adapter(google.protobuf.message.Message):
         data_licence: builtins.str = ...,
         commercial_use: builtins.str = ...,
         resident: builtins.bool = ...,
+        outputs: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["identity", b"identity", "parameters", b"parameters"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["backbone_digest", b"backbone_digest", "backbone_hub_id", b"backbone_hub_id", "commercial_use", b"commercial_use", "data", b"data", "data_licence", b"data_licence", "description", b"description", "fields", b"fields", "head", b"head", "identity", b"identity", "labels", b"labels", "licence", b"licence", "max_tokens", b"max_tokens", "method", b"method", "metric", b"metric", "metrics", b"metrics", "parameters", b"parameters", "resident", b"resident", "task", b"task"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backbone_digest", b"backbone_digest", "backbone_hub_id", b"backbone_hub_id", "commercial_use", b"commercial_use", "data", b"data", "data_licence", b"data_licence", "description", b"description", "fields", b"fields", "head", b"head", "identity", b"identity", "labels", b"labels", "licence", b"licence", "max_tokens", b"max_tokens", "method", b"method", "metric", b"metric", "metrics", b"metrics", "outputs", b"outputs", "parameters", b"parameters", "resident", b"resident", "task", b"task"]) -> None: ...
 
 global___Adapter = Adapter
 

@@ -19,7 +19,8 @@ from upt_zoo.errors import Forbidden, InvalidInput, Overloaded, Unauthenticated
 
 _SCHEME = "bearer "
 _MAX_SECRET_CHARS = 256
-_MAX_STREAMS = 64  # of one token; all calls together are bounded too
+# open at once by one token; of all callers together a server takes 1024 each over gRPC and HTTP
+_MAX_CALLS, _MAX_STREAMS = 512, 64
 _SAID = "expected `authorization: Bearer TOKEN` with a token of this server"
 
 
@@ -51,6 +52,7 @@ class _Usage:
     def __init__(self, rate: RateLimit | None) -> None:
         self.rate = rate
         self.queued_tokens = 0
+        self.calls = 0
         self.streams = 0
 
 
@@ -118,6 +120,11 @@ class Access:
             return Caller(token=None)
         raise Unauthenticated(_SAID)
 
+    def name_at_hand(self) -> str | None:
+        """Name who makes the call at hand; None where nobody was let in."""
+        known = _CALLER.get()
+        return known[1].name if known is not None and known[0] is self else None
+
     def allows(self, adapter: str) -> bool:
         """Tell whether the caller may ask an adapter of this name."""
         token = self.caller().token
@@ -165,8 +172,8 @@ class Access:
         self._count(caller)
 
     @contextmanager
-    def stream(self) -> Iterator[None]:
-        """Hold the caller's place for one open stream; who has no token is not bounded.
+    def open_call(self, *, is_stream: bool = False) -> Iterator[None]:
+        """Hold the caller's place for one open call; who has no token is not bounded.
 
         Raises:
             Overloaded: the caller has too many open.
@@ -176,15 +183,18 @@ class Access:
             yield
             return
         usage = self._usage_of(caller)
-        if usage.streams >= _MAX_STREAMS:
+        if usage.calls >= _MAX_CALLS or (is_stream and usage.streams >= _MAX_STREAMS):
             raise Overloaded(
-                f"over the quota of {caller.name}: {_MAX_STREAMS} streams are open; close one"
+                f"over the quota of {caller.name}: {usage.calls} calls are open, {usage.streams} "
+                f"of them streams, of {_MAX_CALLS} and {_MAX_STREAMS}; close one"
             )
-        usage.streams += 1
+        usage.calls += 1
+        usage.streams += is_stream
         try:
             yield
         finally:
-            usage.streams -= 1
+            usage.calls -= 1
+            usage.streams -= is_stream
 
     @contextmanager
     def place(self, tokens: int) -> Iterator[None]:

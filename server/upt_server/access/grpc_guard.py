@@ -1,7 +1,8 @@
 """The one place that every call of every gRPC service comes through."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -11,14 +12,16 @@ from upt_server import statuses
 from upt_server.access import audit
 from upt_server.access.callers import Access, Caller
 from upt_server.access.scopes import Need, need_of_rpc
-from upt_server.calls import ending_with_a_status
+from upt_server.calls import code_name, ending_with_a_status
 from upt_server.decoding import Undecodable, refusing_undecodable
+from upt_server.patience import impatient, pass_over
 from upt_zoo.errors import UptError
 
 REQUEST_KEY, PRIORITY = "upt-request-key", "upt-priority"
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+_MAX_CALL_S = 90.0  # its message, the answer, and as long again to read it
 _NAMES = ("adapter", "adapters", "model_name")  # the fields of admin calls that hold references
 
 
@@ -48,6 +51,9 @@ class GrpcGuard(grpc.aio.ServerInterceptor):
         metadata = [(key, str(value)) for key, value in handler_call_details.invocation_metadata]
         keys = [value for key, value in metadata if key == REQUEST_KEY]
         priorities = [value for key, value in metadata if key == PRIORITY]
+        handler, call = await continuation(handler_call_details), _OpenCall()
+        if handler is not None and not handler.response_streaming and need != "admin":
+            call.end_after(_MAX_CALL_S)
         try:
             caller = self._access.admit(
                 need,
@@ -55,62 +61,48 @@ class GrpcGuard(grpc.aio.ServerInterceptor):
                 keys[0] if keys else None,
                 priority=priorities[0] if priorities else "normal",
             )
+            if caller is not None and handler is not None:
+                call.hold(self._access.open_call(is_stream=handler.response_streaming))
         except UptError as error:
             self._refused(statuses.code_of(error))
-            return _refusal(error, method if need == "admin" else None)
-        handler = await continuation(handler_call_details)
+            is_stream = handler is not None and handler.request_streaming
+            return _refusal(error, method if need == "admin" else None, hears_out=bool(is_stream))
         if handler is None:
             return None
         handler = refusing_undecodable(handler)
-        if handler.response_streaming and caller is not None:
-            return self._bounded(handler)
         is_audited = need == "admin" and handler.unary_unary
-        return _audited(handler, method, caller) if is_audited else handler
-
-    def _bounded(self, handler: _Handler) -> _Handler:
-        """Make a handler whose calls hold one of the caller's places for streams."""
-        # the types know blocking servers only
-        write = cast("Callable[[Any, _Context], Awaitable[None]]", handler.unary_stream)
-        answer = cast("Callable[[Any, _Context], AsyncIterator[Any]]", handler.stream_stream)
-
-        async def call_writing(request: Any, context: _Context) -> None:
-            async with self._stream(context):
-                await write(request, context)
-
-        async def call(requests: AsyncIterator[Any], context: _Context) -> AsyncIterator[Any]:
-            async with self._stream(context):
-                async for response in answer(requests, context):
-                    yield response
-
-        make, behaviour = (
-            (grpc.stream_stream_rpc_method_handler, call)
-            if handler.request_streaming
-            else (grpc.unary_stream_rpc_method_handler, call_writing)
-        )
-        return cast("Callable[[Any, Any, Any], _Handler]", make)(
-            behaviour, handler.request_deserializer, handler.response_serializer
-        )
-
-    @asynccontextmanager
-    async def _stream(self, context: _Context) -> AsyncIterator[None]:
-        with ExitStack() as places:
-            async with ending_with_a_status(context):
-                try:
-                    places.enter_context(self._access.stream())
-                except UptError as error:
-                    self._refused(statuses.code_of(error))
-                    raise
-            yield
+        return impatient(_audited(handler, method, caller) if is_audited else handler)
 
 
-def _refusal(error: UptError, audited_method: str | None) -> _Handler:
-    """Make a handler that ends any call at once; a stream's is not kept waiting for a message."""
+class _OpenCall:
+    """The call at hand, from before its message is read: a task of its own, which gRPC made."""
 
-    async def refuse(_: AsyncIterator[bytes], context: _Context) -> AsyncIterator[bytes]:
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # gRPC runs interceptors in it
+        self._task = task
+
+    def end_after(self, seconds: float) -> None:
+        """Let the call end after so long, even while its answer waits to be read."""
+        timer = asyncio.get_running_loop().call_later(seconds, self._task.cancel)
+        self._task.add_done_callback(lambda _: timer.cancel())
+
+    def hold(self, place: AbstractContextManager[None]) -> None:
+        """Enter a context that is left when the call ends, however it ends."""
+        place.__enter__()
+        self._task.add_done_callback(lambda _: place.__exit__(None, None, None))
+
+
+def _refusal(error: UptError, audited_method: str | None, *, hears_out: bool) -> _Handler:
+    """Make a handler that ends any call at once, or after what is on its way from the caller."""
+
+    async def refuse(requests: AsyncIterator[bytes], context: _Context) -> AsyncIterator[bytes]:
         if audited_method:
             code = statuses.code_of(error).name
             peer = context.peer()
             audit.record(who="?", peer=peer, what=audited_method, adapters=(), result=code)
+        if hears_out:
+            await pass_over(requests)
         async with ending_with_a_status(context):
             raise error
         yield b""  # never: this makes it a stream
@@ -128,7 +120,7 @@ def _audited(handler: _Handler, method: str, caller: Caller | None) -> _Handler:
             response = await answer(request, context)
             result = grpc.StatusCode.OK.name
         except grpc.aio.AbortError:
-            result = _name_of(context.code())
+            result = code_name(context.code())
             raise
         finally:
             audit.record(
@@ -153,11 +145,3 @@ def _adapters(request: Message | Undecodable) -> list[str]:
         if field.name in _NAMES:
             names.extend([value] if isinstance(value, str) else value)
     return names
-
-
-def _name_of(code: object) -> str:
-    """Spell a code, which the context gives as it was set or as its number."""
-    for known in grpc.StatusCode:
-        if code in (known, known.value[0]):
-            return known.name
-    return str(code)

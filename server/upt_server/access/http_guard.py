@@ -1,6 +1,7 @@
 """The one place that every HTTP request comes through."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from grpc import StatusCode
 from starlette.datastructures import Headers
@@ -36,18 +37,21 @@ class HttpGuard:
             await self._app(scope, receive, send)
             return
         need = need_of_path(scope["method"], scope["path"])
-        try:
-            caller = self._admit(need, scope)
-        except UptError as error:
-            response = self._refuse(error, scope["path"])
+        with ExitStack() as place:
+            try:
+                caller = self._admit(need, scope)
+                if caller is not None:
+                    place.enter_context(self._access.open_call())
+            except UptError as error:
+                response = self._refuse(error, scope["path"])
+                if need == "admin":
+                    _record(scope, None, statuses.code_of(error).name)
+                await response(scope, receive, send)
+                return
             if need == "admin":
-                _record(scope, None, statuses.code_of(error).name)
-            await response(scope, receive, send)
-            return
-        if need == "admin":
-            await self._call_audited(caller, scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+                await self._call_audited(caller, scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
 
     async def _call_audited(
         self, caller: Caller | None, scope: Scope, receive: Receive, send: Send

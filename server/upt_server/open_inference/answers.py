@@ -10,6 +10,7 @@ from upt_server.metrics import Metrics
 from upt_server.open_inference import messages
 from upt_server.open_inference.tensors import Tensor, make_tensors
 from upt_server.results import Prediction
+from upt_server.telemetry.records import note_answered, note_failed
 from upt_zoo.errors import Forbidden, InvalidInput
 from upt_zoo.references import Reference
 
@@ -46,8 +47,8 @@ class OpenInferenceAnswers:
 
     async def is_model_ready(self, name: str, version: str) -> bool:
         """Say whether an adapter can be asked; it is loaded when it is."""
-        await self._engine.describe(messages.read_reference(name, version))
-        return self.is_ready()
+        about = await self._engine.describe(messages.read_reference(name, version))
+        return self.is_ready() and not self._engine.is_refused(about.identity.digest)
 
     async def metadata(self, name: str, version: str) -> pb.ModelMetadataResponse:
         """Name an adapter's inputs, its task's text fields, and its outputs."""
@@ -111,8 +112,10 @@ class OpenInferenceAnswers:
         except (Exception, asyncio.CancelledError) as error:
             name = request.model_name.partition("@")[0].partition(":")[0]
             self._metrics.call_failed([name], statuses.code_of(error))
+            note_failed([name], statuses.code_of(error))
             raise
         self._metrics.call_answered(prediction)
+        note_answered(prediction)
         return Inferred(prediction=prediction, tensors=tensors)
 
     def _read_controlled(self, name: str) -> Reference:

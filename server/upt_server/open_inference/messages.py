@@ -177,7 +177,7 @@ def write_index(adapters: Iterable[AdapterDescription]) -> pb.RepositoryIndexRes
 
 
 def _shape(shape: Sequence[int], about: AdapterDescription) -> list[int]:
-    return [size or len(about.labels) for size in shape]
+    return [size or about.outputs for size in shape]
 
 
 def _check_wanted(request: pb.ModelInferRequest) -> None:

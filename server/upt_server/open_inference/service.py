@@ -15,6 +15,7 @@ from upt_server.calls import ending_with_a_status
 from upt_server.open_inference.answers import Inferred, OpenInferenceAnswers
 from upt_server.open_inference.messages import facts_of
 from upt_server.open_inference.tensors import Values
+from upt_server.telemetry.recorder import Recorder
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 _Result = TypeVar("_Result")
@@ -27,8 +28,8 @@ _ALL_STREAM_REQUESTS = 1024  # of all streams, as many as there may be calls
 class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     """Serves ``inference.GRPCInferenceService``."""
 
-    def __init__(self, answers: OpenInferenceAnswers) -> None:
-        self._answers = answers
+    def __init__(self, answers: OpenInferenceAnswers, recorder: Recorder) -> None:
+        self._answers, self._recorder = answers, recorder
         self._stream_requests = asyncio.Semaphore(_ALL_STREAM_REQUESTS)
 
     async def ServerLive(self, request: object, context: _Context) -> pb.ServerLiveResponse:
@@ -142,7 +143,8 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
 
     async def _infer_for_stream(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
         try:
-            response = _write(request, await self._answers.infer(request, None))
+            with self._recorder.recording_part():
+                response = _write(request, await self._answers.infer(request, None))
         except Exception as error:  # the edge: an error ends its request, not the stream
             if statuses.code_of(error) is grpc.StatusCode.INTERNAL:
                 _LOGGER.exception("a request of a stream failed")

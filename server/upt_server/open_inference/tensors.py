@@ -1,21 +1,30 @@
 """Tensors of the protocol: which ones a head gives, and their bytes. Knows no message."""
 
+import json
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from upt_server.results import Output
-from upt_zoo.answers import LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
+from upt_zoo.answers import (
+    Answer,
+    EmbeddingAnswer,
+    EntitiesAnswer,
+    LabelAnswer,
+    LabelSetAnswer,
+    SpanAnswer,
+    ValueAnswer,
+)
 from upt_zoo.errors import InvalidInput
 from upt_zoo.spec import HeadKind
 
 Values: TypeAlias = "NDArray[np.float32] | NDArray[np.int64] | list[bytes]"
 
-# the outputs of each kind of head; -1 stands for the number of inputs, 0 for that of the logits
+# the outputs of each kind of head; -1 stands for the number of inputs, 0 for the head's outputs
 OUTPUTS: Mapping[HeadKind, tuple[tuple[str, str, tuple[int, ...]], ...]] = {
     "classification": (
         ("label", "BYTES", (-1,)),
@@ -30,6 +39,8 @@ OUTPUTS: Mapping[HeadKind, tuple[tuple[str, str, tuple[int, ...]], ...]] = {
         ("end", "INT64", (-1,)),
         ("score", "FP32", (-1,)),
     ),
+    "token_classification": (("entities", "BYTES", (-1,)),),
+    "embedding": (("embedding", "FP32", (-1, 0)),),
 }
 OUTPUT_NAMES = frozenset(name for outputs in OUTPUTS.values() for name, _, _ in outputs)
 
@@ -103,11 +114,23 @@ def _columns(outputs: Sequence[Output]) -> tuple[HeadKind, dict[str, list[object
             return "multi_label", {"label": labels, "logits": logits}
         case ValueAnswer():
             kind, names = "regression", {"score": "value"}
+        case EntitiesAnswer():
+            lists: list[object] = [_write_entities(each) for each in answers]
+            return "token_classification", {"entities": lists}
+        case EmbeddingAnswer():
+            numbers: list[object] = [value for each in answers for value in each.vector]  # type: ignore[union-attr]  # all of one kind
+            return "embedding", {"embedding": numbers}
         case SpanAnswer():
             kind = "span"
             names = {"answer": "text", "start": "start", "end": "end", "score": "score"}
     columns = {name: [getattr(each, field) for each in answers] for name, field in names.items()}
     return kind, columns | {"logits": logits}
+
+
+def _write_entities(answer: Answer) -> str:
+    """Write entities as a JSON list of objects."""
+    entities = answer.entities if isinstance(answer, EntitiesAnswer) else ()
+    return json.dumps([asdict(entity) for entity in entities], ensure_ascii=False)
 
 
 _WRITERS: Mapping[str, Callable[[list[object]], Values]] = {

@@ -1,11 +1,20 @@
 """What stands in the file of scores: a JSON object for each row. Pure."""
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from upt_server import statuses
 from upt_server.results import Output
-from upt_zoo.answers import Answer, LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
+from upt_zoo.answers import (
+    Answer,
+    EmbeddingAnswer,
+    EntitiesAnswer,
+    LabelAnswer,
+    LabelSetAnswer,
+    SpanAnswer,
+    ValueAnswer,
+)
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -44,6 +53,14 @@ def _answer(answer: Answer, labels: tuple[str, ...]) -> "dict[str, JsonValue]":
             return {"value": _rounded(value)}
         case SpanAnswer(text=text, start=start, end=end, score=score):
             return {"text": text, "start": start, "end": end, "score": _rounded(score)}
+        case EntitiesAnswer(entities=entities):
+            return {
+                "entities": [
+                    {**asdict(entity), "score": _rounded(entity.score)} for entity in entities
+                ]
+            }
+        case EmbeddingAnswer(vector=vector):
+            return {"embedding": [_rounded(value) for value in vector]}
 
 
 def _by_label(labels: tuple[str, ...], scores: tuple[float, ...]) -> "JsonValue":

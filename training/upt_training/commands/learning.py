@@ -3,8 +3,9 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from upt_zoo.tensors import Array
 
 _AnyRecipe = TypeVar("_AnyRecipe", bound="Learning")
+_Changes = dict[str, str | int | None]
 
 
 def add_learning_commands(app: typer.Typer) -> None:
@@ -33,13 +35,25 @@ def run(
     context: typer.Context,
     recipes: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RECIPE.yaml...]", help="Run one after the other."),
+        typer.Argument(
+            metavar="[RECIPE.yaml...]",
+            help="Run one after the other; a run record, RECORD.json, is repeated.",
+        ),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="A task of the catalogue, with the recipe that ships.")
+        list[str] | None,
+        typer.Option(help="A task of the catalogue, with the recipe that ships; repeatable."),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Instead of the recipe's own.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's own.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Instead of the recipe's own; repeatable.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Instead of the recipe's own; repeatable.")
+    ] = None,
+    no_initial_adapter: Annotated[
+        bool,
+        typer.Option("--no-initial-adapter", help="Start from nothing, whatever the recipe says."),
+    ] = False,
     backbone_precision: Annotated[
         str | None, typer.Option(help="bf16, fp32 or int8, instead of the recipe's own.")
     ] = None,
@@ -67,17 +81,27 @@ def run(
 ) -> None:
     """Train, evaluate on dev and test files, and register in the zoo.
 
-    A run that was interrupted goes on where it was when it is started again.
+    A run that was interrupted goes on where it was when it is started again. Several recipes,
+    methods and seeds are a queue, seed by seed, and for each seed method by method.
     """
     from upt_zoo.catalogue import home_store
     from upt_zoo.references import is_version
 
     if version is not None and not is_version(version):
         raise InvalidReference(f"--version: expected MAJOR.MINOR.PATCH, got {version!r}")
-    wanted = {"method": method, "seed": seed, "precision": backbone_precision}
-    changes = {name: value for name, value in wanted.items() if value is not None}
-    for wanted_recipe, folder in _recipes(recipes or [], task, changes, data):
-        recipe, initial = _started(context, wanted_recipe, home)
+    changes: _Changes = {"initial_adapter": None} if no_initial_adapter else {}
+    if backbone_precision is not None:
+        changes["precision"] = backbone_precision
+    queue = [
+        (recipe.changed({**changes, **each}), folder)
+        for each in _choices(method or [], seed or [])
+        for recipe, folder in _recipes(recipes or [], task or [], data)
+    ]
+    for planned, _ in queue:
+        if planned.initial_adapter is None:  # others may start from what the queue will publish
+            _recorded(records, planned)
+    for planned, folder in queue:
+        recipe, initial = _started(context, planned, home)
         _run(
             recipe,
             initial,
@@ -120,7 +144,7 @@ def search(
     from upt_training.search import trial_of, trials_of, with_trials
     from upt_zoo.catalogue import home_store
 
-    ((wanted, folder),) = _recipes([recipe], None, {}, data)
+    ((wanted, folder),) = _recipes([recipe], [], data)
     file = record_file(records, wanted) if records else None
     if file is not None and file.exists():
         raise Conflict(f"{file} exists; name another folder of records")
@@ -215,18 +239,64 @@ def pretrain(
         typer.echo(f"holdout/{name} {found.before[name]:.2f} before, {value:.2f} after")
 
 
+def _choices(methods: Sequence[str], seeds: Sequence[int]) -> Iterator[_Changes]:
+    """Give the changes to each method with each seed, seed by seed; none where none is named."""
+    by_seed: list[_Changes] = [{"seed": seed} for seed in seeds]
+    by_method: list[_Changes] = [{"method": method} for method in methods]
+    for one, other in product(by_seed or [{}], by_method or [{}]):
+        yield {**one, **other}
+
+
 def _recipes(
-    files: Sequence[Path], task: str | None, changes: dict[str, str | int], data: Path | None
+    files: Sequence[Path], tasks: Sequence[str], data: Path | None
 ) -> list[tuple["Recipe", Path | None]]:
     """Return each recipe and the folder of its rows: a task of one's own has them beside it."""
     from upt_training.recipe import read_recipe, recipe_of_task
 
-    if bool(files) == bool(task):
+    if bool(files) == bool(tasks):
         raise InvalidInput("expected recipe files or --task NAME, and not both")
-    if task:
-        return [(recipe_of_task(task).changed(changes), data)]
-    found = [(read_recipe(file).changed(changes), file.parent) for file in files]
+    if tasks:
+        return [(recipe_of_task(task), data) for task in tasks]
+    found = [
+        (_recipe_of_record(file) if file.suffix == ".json" else read_recipe(file), file.parent)
+        for file in files
+    ]
     return [(recipe, data if isinstance(recipe.task, str) else near) for recipe, near in found]
+
+
+def _recipe_of_record(file: Path) -> "Recipe":
+    """Return the recipe that a record is of.
+
+    Raises:
+        InvalidInput: there is no such record, or its task is not of the catalogue.
+        Corrupt: the file is no record.
+    """
+    from upt_training.records import read_record
+
+    if not file.is_file():
+        raise InvalidInput(f"expected a recipe or a run record, there is no file {file}")
+    recipe = read_record(file).recipe
+    if not isinstance(recipe.task, str):
+        raise InvalidInput(f"{file} is of a task of one's own: name its recipe instead")
+    return recipe
+
+
+def _recorded(records: Path | None, recipe: "Recipe") -> tuple[Path | None, bool]:
+    """Return where the run's record goes, and whether it stands there.
+
+    Raises:
+        Conflict: a record of another recipe stands there.
+    """
+    from upt_training.records import read_record, record_file
+
+    if records is None:
+        return None, False
+    file = record_file(records, recipe)
+    if not file.exists():
+        return file, False
+    if not read_record(file).is_of(recipe):
+        raise Conflict(f"{file} is of another recipe; name another folder of records")
+    return file, True
 
 
 def _run(
@@ -244,12 +314,10 @@ def _run(
 ) -> None:
     from upt_training.experiment import Experiment
     from upt_training.progress import reporting
-    from upt_training.records import read_record, record_file
+    from upt_training.records import record_file
 
-    file = record_file(records, recipe) if records else None
-    if file is not None and file.exists():
-        if not read_record(file).is_of(recipe):
-            raise Conflict(f"{file} is of another recipe; name another folder of records")
+    file, is_done = _recorded(records, recipe)
+    if is_done:
         typer.echo(f"{file} exists: skipped", err=True)
         return
     set_threads(threads)

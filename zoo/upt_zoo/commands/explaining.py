@@ -174,5 +174,12 @@ def _answer(head: "Head") -> str:
         return "a span of the second field"
     if head.kind == "regression":
         return "a number"
+    if head.kind == "embedding":
+        length = "of length 1" if head.normalised else "of any length"
+        return f"an embedding: {head.outputs} numbers {length}, {head.pooling} pooling"
+    if head.kind == "token_classification":
+        from upt_zoo.entities import entity_labels
+
+        return f"entities: {', '.join(entity_labels(head.labels or ()))}"
     some = "one of" if head.kind == "classification" else "any of"
     return f"{some} {', '.join(head.labels or ())}"

@@ -80,6 +80,7 @@ def verify(
     else:
         references = [Reference.parse(ref)]
         store = store_of(context, references[0], home, offline=offline)
+    store.index.check_layout()
     keys = _read_keys(key or ())
     verdicts = [_judge(store, reference, keys) for reference in references]
     if as_json:

@@ -54,6 +54,8 @@ def reindex(home: Home = None, as_json: AsJson = False) -> None:
             "history are lost",
             err=True,
         )
+    for what in rebuilt.lost:
+        typer.echo(f"could not be read and is left out: {what}", err=True)
     if as_json:
         print_json(
             {
@@ -61,6 +63,7 @@ def reindex(home: Home = None, as_json: AsJson = False) -> None:
                 "added": list(rebuilt.added),
                 "dropped": list(rebuilt.dropped),
                 "aliases": list(rebuilt.aliases),
+                "lost": list(rebuilt.lost),
             }
         )
         return

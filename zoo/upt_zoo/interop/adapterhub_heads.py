@@ -10,7 +10,7 @@ from upt_zoo.interop.checkpoint import Linear
 from upt_zoo.interop.heads import (
     NO_POOLER,
     StaticKind,
-    check_pooling,
+    check_head,
     head_tensors,
     read_static_head,
     take_linear,
@@ -115,7 +115,7 @@ def write_head(
     Raises:
         InvalidSpec: the library has no such head.
     """
-    check_pooling(spec)
+    check_head(spec)
     head = spec.head
     kinds = {ours: theirs for theirs, ours in _HEAD_KINDS.items()} | {
         "regression": "classification"  # with one output

@@ -16,7 +16,7 @@ from upt_zoo.errors import InvalidSpec
 from upt_zoo.interop.checkpoint import Linear
 from upt_zoo.interop.parts import FoundHead
 from upt_zoo.interop.weights import ANY, Weights, narrow
-from upt_zoo.spec import AdapterSpec, Family
+from upt_zoo.spec import AdapterSpec, Family, HeadKind
 from upt_zoo.tensors import Array
 
 StaticKind = Literal["sequence", "span"]
@@ -25,6 +25,9 @@ NO_POOLER = (
     "the head reads the backbone's pooler, and neither the checkpoint nor the backbone's "
     "model.safetensors has one"
 )
+
+
+_OURS_ALONE: tuple[HeadKind, ...] = ("token_classification", "embedding")
 
 
 def take_linear(weights: Weights, name: str, size_out: int, size_in: int) -> Linear:
@@ -76,7 +79,7 @@ def static_head_names(spec: AdapterSpec) -> dict[str, str]:
         if head.layers != 1:
             raise InvalidSpec("head.layers 2 of a span cannot be exported: transformers has 1")
         return {layout.HEAD_OUT: "qa_outputs"}
-    check_pooling(spec)
+    check_head(spec)
     if head.layers != 2:
         raise InvalidSpec(
             "head.layers 1 cannot be exported: transformers' class puts a dense tanh layer in "
@@ -87,12 +90,16 @@ def static_head_names(spec: AdapterSpec) -> dict[str, str]:
     return {layout.HEAD_DENSE: f"bert.{POOLER}", layout.HEAD_OUT: "classifier"}
 
 
-def check_pooling(spec: AdapterSpec) -> None:
-    """Check that a pooled head reads [CLS].
+def check_head(spec: AdapterSpec) -> None:
+    """Check that the libraries' heads have this kind and, if it pools, read what it does.
 
     Raises:
-        InvalidSpec: it reads the mean.
+        InvalidSpec: it reads the mean, or is of a kind that is not exported.
     """
+    if spec.head.kind in _OURS_ALONE:
+        raise InvalidSpec(
+            f"a head of kind {spec.head.kind} is not exported: upt writes sequence and span heads"
+        )
     if spec.head.kind != "span" and spec.head.pooling != "cls":
         raise InvalidSpec(
             f"head.pooling {spec.head.pooling} cannot be exported: the library's heads read [CLS]"

@@ -11,7 +11,7 @@ from typing import Literal
 
 from upt_zoo.backbone import is_on_this_machine
 from upt_zoo.errors import AdapterNotFound, Corrupt, UptError
-from upt_zoo.local.listing import Listed
+from upt_zoo.local.listing import Listed, check_notes, events_of, histories
 from upt_zoo.local.store import Store
 from upt_zoo.local.upkeep import find_garbage
 from upt_zoo.references import Reference
@@ -55,7 +55,7 @@ def _directory(store: Store) -> Finding:
     root = store.root
     if not root.exists():
         return Finding(check="directory", level="ok", text=f"{root} will be made when it is needed")
-    paths = [root, *(path for path in (store.blob_path("").parent,) if path.exists())]
+    paths = [root, *(path for path in (store.blobs.directory,) if path.exists())]
     closed = [path for path in paths if not os.access(path, os.R_OK | os.W_OK | os.X_OK)]
     if closed:
         return Finding(
@@ -80,7 +80,13 @@ def _disk(store: Store) -> Finding:
 
 def _index(store: Store) -> Finding:
     try:
-        listing = store.listing()
+        store.index.check_layout()
+        index, listing = store.read_index()
+        for name in histories(index):
+            events_of(index, name)
+        for each in listing.all():
+            listing.check_aliases(each)
+            check_notes(index, each)
     except Corrupt as error:
         return Finding(check="index", level="damage", text=str(error), remedy="upt-zoo reindex")
     listed = listing.all()

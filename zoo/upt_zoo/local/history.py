@@ -5,6 +5,7 @@ history change in one rename; see docs/format.md.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -32,6 +33,7 @@ class Event(BaseModel):
 
 
 _EVENTS = TypeAdapter(tuple[Event, ...])
+_VALUES = TypeAdapter(list[object])
 
 
 def parse_events(text: str | None) -> tuple[Event, ...]:
@@ -45,6 +47,19 @@ def parse_events(text: str | None) -> tuple[Event, ...]:
     except ValidationError as error:
         reason = error.errors(include_url=False, include_input=False)[0]["msg"]
         raise Corrupt(f"the history in the index cannot be read: {reason}") from error
+
+
+def salvage_events(text: str) -> tuple[Event, ...]:
+    """Return the events of an annotation that can be read, none if it is no list."""
+    try:
+        values = _VALUES.validate_json(text)
+    except ValidationError:
+        return ()
+    events: list[Event] = []
+    for value in values:
+        with suppress(ValidationError):
+            events.append(Event.model_validate(value))
+    return tuple(events)
 
 
 def format_events(events: Sequence[Event]) -> str:

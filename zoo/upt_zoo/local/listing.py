@@ -23,6 +23,7 @@ YANKED = "vnd.upt.adapter.yanked"
 METHOD = "vnd.upt.adapter.method"
 METRICS = "vnd.upt.adapter.metrics"
 SIZE = "vnd.upt.adapter.size"
+_SUMMARY = {METHOD, METRICS, SIZE}
 HISTORY = "vnd.upt.adapter.history."  # and the adapter's name: a key of the index itself
 _NAME = TypeAdapter[str](Name)
 _METRICS = TypeAdapter(dict[str, float])
@@ -167,6 +168,15 @@ class Listing:
             )
         return listed
 
+    def check_aliases(self, listed: Listed) -> None:
+        """Check that the aliases of a version lead to its digest.
+
+        Raises:
+            Corrupt: one of them has another.
+        """
+        for alias in self.aliases_of(listed):
+            self._select_tag(listed.name, alias)
+
     def aliases_of(self, listed: Listed) -> tuple[str, ...]:
         """Return the aliases that point to a version, sorted."""
         known = self.aliases.get(listed.name, {}).values()
@@ -188,6 +198,44 @@ def events_of(index: Index, name: str) -> tuple[Event, ...]:
         Corrupt: the history cannot be read.
     """
     return parse_events((index.annotations or {}).get(HISTORY + name))
+
+
+def check_listed(listed: Listed, summary: Summary, manifest_bytes: int | None) -> None:
+    """Compare what an entry says with what the blobs of its version say.
+
+    Raises:
+        Corrupt: they differ.
+    """
+    says_nothing = not listed.annotations.keys() & _SUMMARY
+    if listed.manifest_bytes != manifest_bytes or not (says_nothing or listed.summary == summary):
+        raise Corrupt(
+            f"the index says other things of {listed.reference} than its blobs; "
+            f"`upt-zoo reindex` rebuilds it"
+        )
+
+
+def check_notes(index: Index, listed: Listed) -> None:
+    """Check that a version's summary, its signatures and the history of its name can be read.
+
+    Raises:
+        Corrupt: one of them cannot.
+    """
+    if listed.summary is None and listed.annotations.keys() & _SUMMARY:
+        raise Corrupt(
+            f"the index says of {listed.reference} not all of method, metrics and size, or not "
+            f"readably; `upt-zoo reindex` rebuilds it"
+        )
+    try:
+        events_of(index, listed.name)
+        parse_signatures(listed.annotations.get(SIGNATURES))
+    except Corrupt as error:
+        raise Corrupt(f"{error}; `upt-zoo reindex` drops what cannot be read") from error
+
+
+def histories(index: Index) -> tuple[str, ...]:
+    """Return the names of which the index holds a history."""
+    notes = index.annotations or {}
+    return tuple(note.removeprefix(HISTORY) for note in notes if note.startswith(HISTORY))
 
 
 def read_entry(entry: Descriptor) -> Listed:

@@ -1,9 +1,10 @@
-"""Writes the index of a store anew from its blobs.
+"""Writes the index of a store and its ``oci-layout`` anew from its blobs.
 
 Every whole adapter among the blobs is listed, but for versions of which the old index says that
 they were removed. What blobs do not hold comes from the old index, as far as that can be read:
-aliases, yanked versions, times, signatures, the history, and the entries of other tools. An entry
-that another tool wrote for one of our manifests, ``name--alias``, becomes an alias again.
+aliases, yanked versions, times, signatures, the history, and the entries of other tools. Of a
+history, the events that can be read are kept. An entry that another tool wrote for one of our
+manifests, ``name--alias``, becomes an alias again.
 """
 
 import json
@@ -15,12 +16,24 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from upt_zoo.errors import Corrupt, InvalidSpec
+from upt_zoo.contents import read_spec
+from upt_zoo.errors import Corrupt
 from upt_zoo.local.edits import alias_entry, alias_of
 from upt_zoo.local.files import read_file
-from upt_zoo.local.listing import ALIAS, CREATED, YANKED, Listed, Summary, events_of, read_entry
-from upt_zoo.local.store import MAX_INDEX_BYTES, Store
-from upt_zoo.local.upkeep import blobs
+from upt_zoo.local.history import format_events, salvage_events
+from upt_zoo.local.index_file import MAX_INDEX_BYTES
+from upt_zoo.local.listing import (
+    ALIAS,
+    CREATED,
+    HISTORY,
+    YANKED,
+    Listed,
+    Summary,
+    events_of,
+    histories,
+    read_entry,
+)
+from upt_zoo.local.store import Store
 from upt_zoo.manifest import (
     ARTIFACT_TYPE,
     MAX_MANIFEST_BYTES,
@@ -31,8 +44,7 @@ from upt_zoo.manifest import (
     entry_of,
 )
 from upt_zoo.references import version_order
-from upt_zoo.signatures import SIGNATURES
-from upt_zoo.spec import AdapterSpec
+from upt_zoo.signatures import SIGNATURES, parse_signatures
 
 _ENTRIES = TypeAdapter(Descriptor)
 _NOTES = TypeAdapter(dict[str, str])
@@ -42,13 +54,15 @@ _NOTES = TypeAdapter(dict[str, str])
 class Rebuilt:
     """What became of an index: versions it lists, those it did not list before, and those it did.
 
-    ``was_readable`` is False if there was an index and nothing could be saved of it.
+    ``lost`` names what could not be read and was left out, ``was_readable`` is False if there was
+    an index and nothing could be saved of it.
     """
 
     listed: int
     added: tuple[str, ...]
     dropped: tuple[str, ...]
     aliases: tuple[str, ...]
+    lost: tuple[str, ...]
     was_readable: bool
 
 
@@ -74,17 +88,19 @@ def rebuild(store: Store) -> Rebuilt:
         Unavailable: somebody else has been writing for a minute.
     """
     with store.writing():
-        old = _salvage(store.root / "index.json")
-        before = _versions(old or Index())
-        found = _choose(_search(store), before, old or Index())
-        index = _index_of(old or Index(), before, found)
-        store.write_index(index)
+        salvaged = _salvage(store.root / "index.json")
+        old, lost = _mend(salvaged or Index())
+        before = _versions(old)
+        found = _choose(_search(store), before, old)
+        store.index.write_layout()
+        store.index.write(_index_of(old, before, found))
         return Rebuilt(
             listed=len(found),
             added=_names(found.keys() - before.keys()),
             dropped=_names(before.keys() - found.keys()),
             aliases=tuple(sorted(_alias_names(store))),
-            was_readable=old is not None,
+            lost=lost,
+            was_readable=salvaged is not None,
         )
 
 
@@ -104,8 +120,32 @@ def _salvage(path: Path) -> Index | None:
             entries.append(_ENTRIES.validate_json(json.dumps(each)))
     annotations = None
     with suppress(ValidationError):
-        annotations = _NOTES.validate_python(values.get("annotations"))
+        annotations = _NOTES.validate_json(json.dumps(values.get("annotations")))
     return Index(manifests=tuple(entries), annotations=annotations)
+
+
+def _mend(old: Index) -> tuple[Index, tuple[str, ...]]:
+    """Leave out histories and signatures that cannot be read, and name them."""
+    lost: list[str] = []
+    annotations = dict(old.annotations or {})
+    for name in histories(old):
+        try:
+            events_of(old, name)
+        except Corrupt:
+            lost.append(f"part of the history of {name}")
+            annotations[HISTORY + name] = format_events(salvage_events(annotations[HISTORY + name]))
+    entries: list[Descriptor] = []
+    for entry in old.manifests:
+        notes = dict(entry.annotations or {})
+        try:
+            parse_signatures(notes.get(SIGNATURES))
+        except Corrupt:
+            lost.append(f"the signatures of {entry.digest}")
+            del notes[SIGNATURES]
+        changed = {"annotations": notes} if len(notes) < len(entry.annotations or {}) else {}
+        entries.append(entry.model_copy(update=changed))
+    changed_index = {"manifests": tuple(entries), "annotations": annotations or None}
+    return old.model_copy(update=changed_index), tuple(lost)
 
 
 def _versions(old: Index) -> dict[tuple[str, str], Listed]:
@@ -121,10 +161,10 @@ def _versions(old: Index) -> dict[tuple[str, str], Listed]:
 
 def _search(store: Store) -> Iterator[_Found]:
     """Yield the whole adapters among the blobs, the latest written first."""
-    candidates = [each for each in blobs(store) if each[1].st_size <= MAX_MANIFEST_BYTES]
+    candidates = [each for each in store.blobs if each[1].st_size <= MAX_MANIFEST_BYTES]
     candidates.sort(key=lambda each: (-each[1].st_mtime, each[0].name))
     for path, status in candidates:
-        with suppress(Corrupt, InvalidSpec, FileNotFoundError):
+        with suppress(Corrupt, FileNotFoundError):
             data = read_file(path, MAX_MANIFEST_BYTES)
             if ARTIFACT_TYPE.encode() in data and digest_of(data) == f"sha256:{path.name}":
                 yield _open(store, data, status.st_mtime)
@@ -134,15 +174,14 @@ def _open(store: Store, data: bytes, changed: float) -> _Found:
     """Read one manifest; its blobs must be there in full length, and the spec be one.
 
     Raises:
-        Corrupt: not the manifest of an adapter, or its spec has other bytes.
+        Corrupt: not the manifest of an adapter, or its spec has other bytes or is none.
         FileNotFoundError: a blob is missing.
-        InvalidSpec: the spec is none.
     """
     manifest = Manifest.from_json(data)
     for blob in manifest.blobs:
         if store.blob_path(blob.digest).stat().st_size != blob.size:
             raise Corrupt(f"{blob.digest} is not of {blob.size} bytes")
-    spec = AdapterSpec.from_json(store.read_bytes(manifest.config.digest, manifest.config.size))
+    spec = read_spec(manifest, store.blobs.read(manifest.config.digest, manifest.config.size))
     return _Found(
         manifest=data,
         summary=Summary.of(spec, sum(blob.size for blob in manifest.blobs)),
@@ -169,11 +208,7 @@ def _choose(
 
 
 def _removed(old: Index, name: str) -> set[str]:
-    try:
-        events = events_of(old, name)
-    except Corrupt:
-        return set()
-    return {str(event.before) for event in events if event.action == "remove"}
+    return {str(event.before) for event in events_of(old, name) if event.action == "remove"}
 
 
 def _index_of(

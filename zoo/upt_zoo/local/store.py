@@ -16,37 +16,33 @@ digest when it is read. The store knows no remotes (``upt_zoo.catalogue``), move
 Source: OCI image specification 1.1, image-layout.md.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from upt_zoo.errors import (
-    AdapterNotFound,
-    Conflict,
-    Corrupt,
-    InvalidInput,
-    InvalidSpec,
-)
+from upt_zoo.contents import check_blobs, read_spec
+from upt_zoo.errors import AdapterNotFound, Conflict, Corrupt, InvalidInput
 from upt_zoo.layout import check_shapes
-from upt_zoo.local.close_names import close_names
+from upt_zoo.local.blobs import Blobs
 from upt_zoo.local.draft import Draft
-from upt_zoo.local.edits import add_signatures, alias_entry, alias_of
-from upt_zoo.local.files import (
-    FileBatch,
-    holds,
-    locked,
-    make_directory,
-    read_file,
-    replace_file,
-    sync_directory,
-)
+from upt_zoo.local.edits import add_signatures
+from upt_zoo.local.files import FileBatch, locked, make_directory, sync_directory
+from upt_zoo.local.hints import not_found
+from upt_zoo.local.index_file import IndexFile, Stamp
 from upt_zoo.local.leases import leased
-from upt_zoo.local.listing import CREATED, YANKED, Listed, Listing, Summary, read_entry
+from upt_zoo.local.listing import (
+    CREATED,
+    YANKED,
+    Listed,
+    Listing,
+    Summary,
+    check_listed,
+    check_notes,
+    read_entry,
+)
 from upt_zoo.manifest import (
-    MANIFEST_TYPE,
     MAX_MANIFEST_BYTES,
     Descriptor,
     Index,
@@ -55,13 +51,11 @@ from upt_zoo.manifest import (
     entry_of,
 )
 from upt_zoo.references import Reference, version_order
-from upt_zoo.remote.source import Source, TrustCheck, check_blobs
+from upt_zoo.remote.source import Source, TrustCheck
 from upt_zoo.signatures import Signature
 from upt_zoo.spec import AdapterSpec
 from upt_zoo.tensors import Array, read_tensors
 
-_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
-MAX_INDEX_BYTES = 256 * 1024 * 1024  # half a million versions
 _LOCK_TIMEOUT_S = 60.0
 
 
@@ -94,14 +88,12 @@ class StoredAdapter:
         return sum(blob.size for blob in self.manifest.blobs)
 
 
-Stamp = tuple[int, int, int]  # time of change, size, inode
-
-
 class Store:
     """Adapters in an OCI image layout; a directory that does not exist is an empty store.
 
     Any number of instances, in any process and thread, may use one root: an instance remembers the
-    index only as long as its file is the same one.
+    index only as long as its file is the same one. ``blobs`` and ``index`` are its two halves, for
+    the modules beside this one.
     """
 
     def __init__(
@@ -113,9 +105,9 @@ class Store:
     ) -> None:
         self.root = root
         self._is_read_only = is_read_only
-        self._blobs = root / "blobs" / "sha256"
+        self.blobs = Blobs(root / "blobs" / "sha256")
+        self.index = IndexFile(root, self.blobs)
         self._clock = clock
-        self._known: tuple[Stamp | None, Index, Listing] | None = None
 
     def now(self) -> str:
         """Return the time as the index notes it: RFC 3339, UTC, whole seconds."""
@@ -123,11 +115,7 @@ class Store:
 
     def stamp(self) -> Stamp | None:
         """Tell one index from the next: each is a file of its own; None while there is none."""
-        try:
-            status = (self.root / "index.json").stat()
-        except FileNotFoundError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        return self.index.stamp()
 
     def publish(
         self,
@@ -146,7 +134,8 @@ class Store:
             Corrupt: the tensors are not those of the spec.
             InvalidInput: a tensor's type cannot be stored, or the store is read-only.
             InvalidReference: the version is not MAJOR.MINOR.PATCH.
-            InvalidSpec: the method exists for comparison only.
+            InvalidSpec: the method exists for comparison only, or the lineage counts other
+                parameters than the tensors have.
         """
         draft = Draft(spec=spec, tensors=tensors, card=card, version=version)
         draft.check()
@@ -177,10 +166,10 @@ class Store:
                     added.append(stored)
                     if entry is not None:
                         entries.append(entry)
-            sync_directory(self._blobs)
+            sync_directory(self.blobs.directory)
             if entries:
                 manifests = (*index.manifests, *entries)
-                self.write_index(index.model_copy(update={"manifests": manifests}))
+                self.index.write(index.model_copy(update={"manifests": manifests}))
             return tuple(added)
 
     def copy_from(
@@ -212,7 +201,7 @@ class Store:
 
     def read_manifest(self, reference: Reference) -> bytes:
         """Return the bytes of the manifest that is meant; see ``Source``."""
-        return self.read_bytes(self.resolve(reference).digest, MAX_MANIFEST_BYTES)
+        return self.blobs.read(self.resolve(reference).digest, MAX_MANIFEST_BYTES)
 
     def read_blob(self, name: str, blob: Descriptor) -> bytes:
         """Return the bytes of a blob; see ``Source``. All adapters share the blobs of a store."""
@@ -242,7 +231,7 @@ class Store:
         listing = self.listing()
         listed = listing.select(reference)
         if listed is None:
-            raise self._not_found(reference, listing)
+            raise not_found(reference, listing, self.root)
         if reference.digest not in (None, listed.digest):
             raise Corrupt(f"{reference}: expected that digest, got {listed.digest}")
         stored = self._open_as(listed)
@@ -282,18 +271,15 @@ class Store:
         Raises:
             Corrupt: the manifest is missing or not as long as the index says, or cannot be read.
         """
-        path, summary = f"{self._blobs}/{listed.digest.removeprefix('sha256:')}", listed.summary
+        summary = listed.summary
         if summary is None:
             stored = self._open_as(listed)
             return Summary.of(stored.spec, stored.size_bytes)
-        try:
-            size = os.stat(path).st_size  # noqa: PTH116 - half the time of Path, ten thousand times
-        except FileNotFoundError:
-            size = None
-        if size != listed.manifest_bytes:
+        if self.blobs.size(listed.digest) != listed.manifest_bytes:
             raise Corrupt(
-                f"{path} is missing or not of {listed.manifest_bytes} bytes; pull or publish the "
-                f"adapter again"
+                f"{self.blob_path(listed.digest)} is missing or not of {listed.manifest_bytes} "
+                f"bytes; pull or publish the adapter again, or `upt-zoo reindex` where the index "
+                f"is wrong"
             )
         return summary
 
@@ -325,23 +311,22 @@ class Store:
         Raises:
             Corrupt: something does not match; the message names it.
         """
-        fresh = self._open(stored.digest)
-        self.load(fresh)
-        self.card(fresh)
+        manifest = self._open(stored.digest).manifest
+        check_blobs(manifest, [self._read_blob(blob) for blob in manifest.blobs])
 
     def verify_listing(self, stored: StoredAdapter) -> None:
-        """Compare what the index says of a version with its blobs.
+        """Compare what the index says of a version with its blobs, and with itself.
 
         Raises:
-            Corrupt: they differ; the message names how to rebuild the index.
+            Corrupt: they differ, or its aliases, signatures or history are damaged; the message
+                names how to mend them.
         """
-        listed = self.listing().versions[stored.name][stored.version]
-        expected = Summary.of(stored.spec, stored.size_bytes)
-        if listed.summary not in (None, expected):
-            raise Corrupt(
-                f"the index says other things of {stored.reference} than its blobs; "
-                f"`upt-zoo reindex` rebuilds it"
-            )
+        index, listing = self.read_index()
+        listed = listing.versions[stored.name][stored.version]
+        summary = Summary.of(stored.spec, stored.size_bytes)
+        check_listed(listed, summary, self.blobs.size(stored.digest))
+        listing.check_aliases(listed)
+        check_notes(index, listed)
 
     def lease(self, stored: StoredAdapter) -> AbstractContextManager[None]:
         """Keep a version's blobs until the end of the ``with``, whoever removes and collects it.
@@ -378,7 +363,7 @@ class Store:
             index, listing = self.read_index()
             changed = change(index, listing)
             if changed is not index:
-                self.write_index(changed)
+                self.index.write(changed)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -390,61 +375,24 @@ class Store:
         """
         if self._is_read_only:
             raise InvalidInput(f"{self.root} is read-only; use a store of your own")
-        make_directory(self._blobs)
+        make_directory(self.blobs.directory)
         with locked(self.root / ".lock", timeout_s=_LOCK_TIMEOUT_S) as was_killed:
             if was_killed:
                 self.remove_leftovers()
-            if not (self.root / "oci-layout").is_file():
-                replace_file(self.root / "oci-layout", _LAYOUT)
+            self.index.begin()
             yield
 
     def blob_path(self, digest: str) -> Path:
         """Return where a blob is, or would be."""
-        return self._blobs / digest.removeprefix("sha256:")
+        return self.blobs.path(digest)
 
     def read_index(self) -> tuple[Index, Listing]:
         """Parse the index, unless the file is the one that was parsed before.
 
         Raises:
-            Corrupt: it cannot be read.
+            Corrupt: it cannot be read, or there are blobs and no index.
         """
-        stamp = self.stamp()  # before reading: a file that comes in between is read again
-        known = self._known
-        if known is None or known[0] != stamp:
-            index = self._parse_index()
-            self._known = known = (stamp, index, Listing.of(index))
-        return known[1:]
-
-    def write_index(self, index: Index) -> None:
-        """Replace the index; the caller holds the lock."""
-        replace_file(self.root / "index.json", index.to_json())
-        self._known = (self.stamp(), index, Listing.of(index))
-
-    def _parse_index(self) -> Index:
-        try:
-            index = Index.from_json(read_file(self.root / "index.json", MAX_INDEX_BYTES))
-        except FileNotFoundError:
-            return Index()
-        except Corrupt as error:
-            raise Corrupt(
-                f"{self.root / 'index.json'}: {error}; `upt-zoo reindex` rebuilds it"
-            ) from error
-        named = tuple(self._named(entry) for entry in index.manifests)
-        return index.model_copy(update={"manifests": named})
-
-    def _named(self, entry: Descriptor) -> Descriptor:
-        """Complete the entry of an adapter that another tool has copied: some keep the digest only.
-
-        What is not an adapter stays as it is.
-        """
-        if entry.artifact_type is not None or entry.media_type != MANIFEST_TYPE:
-            return entry
-        try:
-            data = self.read_bytes(entry.digest, MAX_MANIFEST_BYTES)
-            named, alias = entry_of(data, entry.annotations), alias_of(entry)
-        except Corrupt:
-            return entry
-        return named if alias is None else alias_entry(read_entry(named), alias)
+        return self.index.read()
 
     def _open_as(self, listed: Listed) -> StoredAdapter:
         stored = self._open(listed.digest)
@@ -453,47 +401,12 @@ class Store:
         return stored
 
     def _open(self, digest: str) -> StoredAdapter:
-        manifest = Manifest.from_json(self.read_bytes(digest, MAX_MANIFEST_BYTES))
-        try:
-            spec = AdapterSpec.from_json(self._read_blob(manifest.config))
-        except InvalidSpec as error:
-            raise Corrupt(f"{manifest.name}:{manifest.version}: {error}") from error
+        manifest = Manifest.from_json(self.blobs.read(digest, MAX_MANIFEST_BYTES))
+        spec = read_spec(manifest, self._read_blob(manifest.config))
         return StoredAdapter(digest=digest, manifest=manifest, spec=spec)
 
     def _read_blob(self, blob: Descriptor) -> bytes:
-        return self.read_bytes(blob.digest, blob.size)
-
-    def read_bytes(self, digest: str, max_bytes: int) -> bytes:
-        """Read a blob of at most so many bytes.
-
-        Raises:
-            Corrupt: it is missing, longer, or its digest is another one.
-        """
-        path = self.blob_path(digest)
-        try:
-            data = read_file(path, max_bytes)
-        except FileNotFoundError as error:
-            raise Corrupt(f"{path} is missing; pull or publish the adapter again") from error
-        if len(data) > max_bytes or digest_of(data) != digest:
-            raise Corrupt(
-                f"{path}: expected at most {max_bytes} bytes with the digest of its name, got "
-                f"others; pull or publish the adapter again"
-            )
-        return data
-
-    def _not_found(self, reference: Reference, listing: Listing) -> AdapterNotFound:
-        if known := sorted(listing.versions.get(reference.name, ()), key=version_order):
-            aliases = sorted(listing.aliases.get(reference.name, ()))
-            tags = ", ".join([*known, *aliases])
-            if reference.tag is None and reference.digest is None:
-                return AdapterNotFound(f"every version of {reference} is yanked; name one: {tags}")
-            return AdapterNotFound(f"no {reference} in {self.root}; it has {tags}")
-        close = close_names(reference.name, listing.versions)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ";"
-        return AdapterNotFound(
-            f"no adapter {reference.name} in {self.root}{hint} `upt-zoo ls` lists what is here, "
-            f"`upt-zoo ls --catalogue` what `upt-zoo pull NAME` can fetch"
-        )
+        return self.blobs.read(blob.digest, blob.size)
 
     def _own_or_copied(self, source: Source, name: str, blob: Descriptor) -> bytes:
         try:
@@ -517,7 +430,7 @@ class Store:
         added = Manifest.from_json(manifest)
         is_listed = self._is_listed(added, digest_of(manifest), listing.versions)
         for blob in (*blobs, manifest):
-            self._put(blob)
+            self.blobs.put(blob)
         if is_listed:
             listed = listing.versions[added.name][added.version]
         else:
@@ -525,7 +438,7 @@ class Store:
             listed = read_entry(changed.manifests[-1])
         changed = add_signatures(changed, listed, signatures)
         if changed is not index:
-            self.write_index(changed)
+            self.index.write(changed)
         return self._open(digest_of(manifest))
 
     def _stage(
@@ -568,14 +481,9 @@ class Store:
         yanked = {YANKED: origin.yanked} if origin and origin.yanked else {}
         return summary.to_annotations() | {CREATED: created} | yanked
 
-    def _put(self, data: bytes) -> None:
-        path = self.blob_path(digest_of(data))
-        if not holds(path, data):
-            replace_file(path, data)
-
     def leftovers(self) -> Iterator[Path]:
         """Yield the temporary files of writers; without the lock, of one at work too."""
-        for directory in (self.root, self._blobs):
+        for directory in (self.root, self.blobs.directory):
             yield from directory.glob(".*.tmp")
 
     def remove_leftovers(self) -> None:

@@ -213,6 +213,6 @@ def _touch(store: Store, target: Listed) -> None:
     Whoever resolved it before it is removed can still load it within the grace of a collection.
     """
     with suppress(OSError, Corrupt):  # of what is damaged there is nothing to load
-        manifest = Manifest.from_json(store.read_bytes(target.digest, MAX_MANIFEST_BYTES))
+        manifest = Manifest.from_json(store.blobs.read(target.digest, MAX_MANIFEST_BYTES))
         for digest in (target.digest, *(blob.digest for blob in manifest.blobs)):
             os.utime(store.blob_path(digest))

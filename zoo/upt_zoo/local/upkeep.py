@@ -8,10 +8,8 @@ in memory until it holds the writer's lock, which a collection holds too.
 """
 
 import json
-import os
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +19,6 @@ from upt_zoo.local.store import Store
 from upt_zoo.manifest import ARTIFACT_TYPE, MAX_MANIFEST_BYTES, Index
 
 GRACE_S = 600.0  # far longer than a call may take from resolving an adapter to loading it
-_BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -67,16 +64,12 @@ def find_garbage(store: Store, *, grace_s: float = GRACE_S) -> Garbage:
         Corrupt: what the index or a manifest leads to cannot be told.
     """
     index, _ = store.read_index()
-    if store.stamp() is None and any(blobs(store)):
-        raise Corrupt(
-            f"{store.root} has blobs and no index.json, so nothing was deleted; `upt-zoo reindex`"
-        )
     leased = read_leases(store.root)
     reachable = _reachable(store, index)
     before = time.time() - grace_s
     paths: list[Path] = []
     size_bytes = young = kept = 0
-    for path, status in blobs(store):
+    for path, status in store.blobs:
         digest = f"sha256:{path.name}"
         if digest in reachable:
             continue
@@ -88,17 +81,6 @@ def find_garbage(store: Store, *, grace_s: float = GRACE_S) -> Garbage:
             paths.append(path)
             size_bytes += status.st_size
     return Garbage(paths=tuple(paths), size_bytes=size_bytes, young=young, leased=kept)
-
-
-def blobs(store: Store) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the files that are named like blobs, with their size and time of change."""
-    try:
-        entries = list(os.scandir(store.blob_path("")))
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        if _BLOB_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-            yield Path(entry.path), entry.stat(follow_symlinks=False)
 
 
 def _reachable(store: Store, index: Index) -> frozenset[str]:
@@ -127,7 +109,7 @@ def _read_document(store: Store, digest: str) -> str:
     Escaped letters would hide a digest, so the document is spelt anew.
     """
     try:
-        data = store.read_bytes(digest, MAX_MANIFEST_BYTES)
+        data = store.blobs.read(digest, MAX_MANIFEST_BYTES)
         return json.dumps(json.loads(data))
     except (Corrupt, ValueError, RecursionError) as error:
         raise Corrupt(

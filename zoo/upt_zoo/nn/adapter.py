@@ -114,7 +114,10 @@ class Structure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedHead:
-    """The head's weights; ``dense`` is None where the head has one layer."""
+    """The head's weights; ``dense`` is None where the head has one layer.
+
+    ``out`` has no output where the head only pools, for an embedding.
+    """
 
     spec: Head
     dense: tuple[Float[Tensor, "hidden hidden"], Float[Tensor, "hidden"]] | None
@@ -177,14 +180,23 @@ def prepare(
         structure=Structure.of(spec),
         prompt=prompt,
         layers=_prepare_layers(spec, cast),
-        head=_prepare_head(spec.head, tensors, torch.promote_types(dtype, torch.float32)),
+        head=_prepare_head(spec, tensors, torch.promote_types(dtype, torch.float32), device),
     )
 
 
-def _prepare_head(head: Head, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> PreparedHead:
+def _prepare_head(
+    spec: AdapterSpec,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device | None,
+) -> PreparedHead:
     def pair(name: str) -> tuple[Tensor, Tensor]:
         return tensors[layout.weight(name)].to(dtype), tensors[layout.bias(name)].to(dtype)
 
+    head = spec.head
+    if head.kind == "embedding":
+        nothing = torch.empty(0, spec.backbone.hidden, dtype=dtype, device=device)
+        return PreparedHead(spec=head, dense=None, out=(nothing, nothing[:, 0]))
     dense = pair(layout.HEAD_DENSE) if head.layers == 2 else None
     return PreparedHead(spec=head, dense=dense, out=pair(layout.HEAD_OUT))
 

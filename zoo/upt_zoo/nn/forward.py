@@ -20,8 +20,8 @@ def forward(
 ) -> list[Tensor]:
     """Answer rows of any adapters in one pass; logits in the rows' order.
 
-    Logits are [output], or [real token, 2] for a span head, in fp32 or wider. A row's logits do not
-    depend on the other rows beyond the rounding of the encoder's dtype. The multiples are those of
+    Logits are those of ``heads.head_logits``, in fp32 or wider. A row's logits do not depend on the
+    other rows beyond the rounding of the encoder's dtype. The multiples are those of
     ``packing.pack``; ``dropout`` is for training only.
     """
     packed = pack(rows, bucket_multiple=bucket_multiple, token_multiple=token_multiple)

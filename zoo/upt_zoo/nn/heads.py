@@ -13,7 +13,7 @@ from upt_zoo.nn.packing import Batch, Segment
 
 
 def row_logits(batch: Batch, hidden: Float[Tensor, "token hidden"]) -> list[Tensor]:
-    """Return each row's logits in the caller's order: [output], or [real token, 2] for spans.
+    """Return each row's logits in the caller's order, as ``head_logits`` forms them.
 
     ``hidden`` is the last layer's output in packed order.
     """
@@ -37,14 +37,20 @@ def _segment_logits(
 def head_logits(
     head: PreparedHead, tokens: Float[Tensor, "real hidden"], lengths: Sequence[int]
 ) -> Sequence[Tensor]:
-    """Return the logits of rows of these lengths, whose real tokens stand one behind the other."""
+    """Return the logits of rows of these lengths, whose real tokens stand one behind the other.
+
+    They are [output], or [real token, output] for a head that reads each token; an embedding's are
+    the pooled vector itself, [hidden].
+    """
     tokens = tokens.to(head.out[0].dtype)
-    if head.spec.kind == "span":
+    if head.spec.is_per_token:
         return torch.split(_apply(head, tokens), list(lengths))
     if head.spec.pooling == "mean":
         pooled = torch.stack([part.mean(0) for part in torch.split(tokens, list(lengths))])
     else:
         pooled = tokens[[0, *accumulate(lengths[:-1])]]
+    if head.spec.kind == "embedding":
+        return pooled.unbind(0)
     return _apply(head, pooled).unbind(0)
 
 

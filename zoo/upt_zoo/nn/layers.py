@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from upt_zoo.nn.adapter import LowRank, PreparedLayer
+from upt_zoo.nn.dropout import drop
 from upt_zoo.nn.encoder import Encoder, EncoderLayer
 from upt_zoo.nn.packing import Batch, Bucket, Group
 
@@ -59,7 +60,7 @@ def run_layers(
     were trained; leave it at 0 outside training. ``observe`` is told the index of the layer and the
     gates of each low-rank product, group after group, in the order in which they are computed.
     """
-    hidden = functional.dropout(hidden, dropout, training=dropout > 0)
+    hidden = drop(hidden, dropout)
     for index, layer in enumerate(encoder.layers):
         part = _LayerOfBatch(encoder, layer, batch, index, dropout)
         part.observe = observe
@@ -85,7 +86,7 @@ class _LayerOfBatch:
             self.observe(self._index, gates)
 
     def drop(self, x: Float[Tensor, "token hidden"]) -> Float[Tensor, "token hidden"]:
-        return functional.dropout(x, self._dropout, training=self._dropout > 0)
+        return drop(x, self._dropout)
 
     def of(self, group: Group) -> list[PreparedLayer]:
         """This layer of each of the group's adapters."""

@@ -10,6 +10,7 @@ seen when it is tagged, which the Hub lets happen once. What HTTP needs is in
 
 from collections.abc import Iterator, Sequence
 
+from upt_zoo.contents import check_blobs
 from upt_zoo.errors import AdapterNotFound, Conflict, Corrupt, Unavailable
 from upt_zoo.local.files import read_file
 from upt_zoo.local.store import StoredAdapter
@@ -24,7 +25,7 @@ from upt_zoo.remote.hub_files import (
     blob_file,
     signatures_file,
 )
-from upt_zoo.remote.source import Source, check_blobs
+from upt_zoo.remote.source import Source
 from upt_zoo.signatures import Signature, format_signatures, of_digest, parse_signatures
 
 
@@ -127,6 +128,9 @@ class HfRemote:
             deleted=sorted((there & CHECKPOINT_FILES) - added.keys()),
             parent=refs.main,
         )
+        if digest_of(self._read_manifest(stored.name, commit)) != stored.digest:
+            # the library commits nothing where nothing changes, and names the newest commit
+            raise Unavailable(f"{repository}: somebody else has changed it meanwhile; try again")
         if not self._hub.tag(repository, stored.version, commit):
             self._check_same(stored)
 

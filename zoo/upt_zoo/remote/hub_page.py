@@ -29,7 +29,11 @@ _LICENCES = frozenset(  # of those that the Hub has names for
         *("cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "unknown"),
     }
 )
-_PIPELINES: Mapping[HeadKind, str] = {"span": "question-answering"}
+_PIPELINES: Mapping[HeadKind, str] = {
+    "span": "question-answering",
+    "token_classification": "token-classification",
+    "embedding": "feature-extraction",
+}
 _TAGS: Mapping[Library | None, str] = {
     Library.PEFT: "peft",
     Library.ADAPTERHUB: "adapter-transformers",

@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from pydantic import BaseModel, ValidationError
 
+from upt_zoo.contents import check_blobs
 from upt_zoo.errors import AdapterNotFound, Conflict, Corrupt, Unavailable
 from upt_zoo.local.store import StoredAdapter
 from upt_zoo.manifest import (
@@ -34,7 +35,7 @@ from upt_zoo.manifest import (
 from upt_zoo.progress import Pieces, Report, silent
 from upt_zoo.references import Reference, is_version, newest, repository_prefix
 from upt_zoo.remote.connection import Connection, Reply
-from upt_zoo.remote.source import Source, check_blobs
+from upt_zoo.remote.source import Source
 from upt_zoo.signatures import Signature, SignatureArtifact, of_digest, read_artifact, tag_of
 
 _MAX_TAG_PAGES = 1000

@@ -7,13 +7,9 @@ everywhere. Nothing here knows files or networks.
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from upt_zoo.errors import Corrupt, InvalidSpec
-from upt_zoo.layout import check_shapes
-from upt_zoo.manifest import Descriptor, Manifest
+from upt_zoo.manifest import Descriptor
 from upt_zoo.references import Reference
 from upt_zoo.signatures import Signature
-from upt_zoo.spec import AdapterSpec
-from upt_zoo.tensors import read_tensors
 
 if TYPE_CHECKING:
     from upt_zoo.local.store import StoredAdapter
@@ -68,21 +64,3 @@ class Remote(Source, Protocol):
             Unavailable: no answer in time.
         """
         ...
-
-
-def check_blobs(manifest: Manifest, blobs: Sequence[bytes]) -> AdapterSpec:
-    """Return the spec if the blobs, whose digests are right, are those of an adapter.
-
-    Raises:
-        Corrupt: a blob is not of its format, or the tensors are not those of the spec.
-    """
-    name, (config, tensors, card) = f"{manifest.name}:{manifest.version}", blobs
-    try:
-        spec = AdapterSpec.from_json(config)
-        card.decode()
-    except InvalidSpec as error:
-        raise Corrupt(f"{name}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise Corrupt(f"the card of {name} is not UTF-8: {error}") from error
-    check_shapes(spec, {name: tensor.shape for name, tensor in read_tensors(tensors).items()})
-    return spec

@@ -1,0 +1,265 @@
+"""What serving costs on this machine: the numbers that ``upt-server plan`` and the simulator take.
+
+    python benchmarks/costs.py [--precision exact] [--threads 2] [--out COSTS.json]
+
+Prints the JSON of ``upt_server.capacity.costs.Costs``. Batches of many sizes through the runner
+give the costs of a batch; loads through the residency, alone and beside a busy runner, those of an
+adapter; a server with 32 callers that ask for 32 tokens each what a call costs beyond its batch,
+and one caller alone what it waits beyond it. Takes about a minute, in which nothing else should
+run.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from upt_benchmarks.closed_loop import ask_in_closed_loop
+from upt_benchmarks.costing import Beyond, Fit, Sample, beyond, fit, shapes
+from upt_benchmarks.machine import this_machine
+from upt_benchmarks.ours import Engine, runner_of
+from upt_benchmarks.served import (
+    ServerProcess,
+    named_specs,
+    publish_random,
+    running_server,
+    texts_of,
+)
+from upt_benchmarks.workloads import (
+    PROMPT_LENGTH,
+    UNION,
+    adapter_spec,
+    adapter_tensors,
+    row_lengths,
+    token_rows,
+)
+from upt_server.capacity.costs import BatchCosts, Costs
+from upt_server.client import AsyncClient
+from upt_server.residency import Residency
+from upt_server.runner import Runner
+from upt_zoo.backbone import Backbone, resolve_backbone
+from upt_zoo.local.draft import Draft
+from upt_zoo.local.store import Store
+from upt_zoo.references import Reference
+
+_ADAPTERS, _CALLERS, _TOKENS = 32, 32, 32
+_REPEATS, _WARM_S, _BUSY_S, _IDLE_CALLS = 7, 2.0, 4.0, 200
+_STORED, _COLD = 120, 100
+
+
+class Loading(NamedTuple):
+    """What an adapter costs to read, and the memory it takes."""
+
+    load_s: float
+    work_s: float
+    size_bytes: int
+    stored_bytes: int
+
+
+class Serving(NamedTuple):
+    """What the server costs beyond its batches."""
+
+    busy: Beyond
+    edge_s: float
+    server_bytes: int
+    start_s: float
+
+
+def main() -> int:
+    """Measure, print."""
+    arguments = _parser().parse_args()
+    torch.set_num_threads(arguments.threads)
+    backbone = resolve_backbone()
+    runner = runner_of(
+        backbone, arguments.precision, wanted="auto", threads=arguments.threads, device="cpu"
+    )
+    batch = _batches(backbone, runner)
+    loading = _loading(backbone, runner)
+    options = ["--precision", arguments.precision, "--threads", str(arguments.threads)]
+    serving = _serving(backbone, options, batch.costs, loading.size_bytes)
+    machine = this_machine()
+    costs = Costs(
+        machine=machine.cpu,
+        cores=machine.cores,
+        date=machine.date,
+        backbone=backbone.identity.hub_id,
+        runner=f"{runner.name}, {arguments.threads} threads",
+        batch=batch.costs,
+        call_s=serving.busy.call_s,
+        handoff_s=serving.busy.handoff_s,
+        edge_s=serving.edge_s,
+        load_s=loading.load_s,
+        load_work_s=loading.work_s,
+        jitter=serving.busy.jitter,
+        prompt_tokens=PROMPT_LENGTH,
+        adapter_bytes=loading.size_bytes,
+        stored_bytes=loading.stored_bytes,
+        server_bytes=serving.server_bytes,
+        start_s=serving.start_s,
+    )
+    text = costs.model_dump_json(indent=2)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n")
+    print(text)
+    print(f"batches deviate by {100 * batch.deviation:.1f} %", file=sys.stderr)
+    return 0
+
+
+def _batches(backbone: Backbone, runner: Runner) -> Fit:
+    engine, vocabulary = Engine(runner, backbone), backbone.config.vocab_size
+    samples = []
+    for shape in shapes(PROMPT_LENGTH):
+        ids = token_rows([shape.length] * shape.rows, vocabulary)
+        run = engine.mixed(ids, UNION, shape.adapters)
+        run()
+        seconds = median(_timed(run) for _ in range(_REPEATS))
+        tokens = shape.rows * (shape.length + PROMPT_LENGTH)
+        samples.append(
+            Sample(rows=shape.rows, tokens=tokens, adapters=shape.adapters, seconds=seconds)
+        )
+    return fit(samples)
+
+
+def _timed(run: Callable[[], object]) -> float:
+    started = perf_counter()
+    run()
+    return perf_counter() - started
+
+
+def _loading(backbone: Backbone, runner: Runner) -> Loading:
+    spec = adapter_spec(UNION, backbone.identity)
+    tensors = {name: t.numpy().astype(np.float16) for name, t in adapter_tensors(spec, 0).items()}
+    names = [f"task{index}" for index in range(_STORED)]
+    with tempfile.TemporaryDirectory(prefix="upt-costs-") as home:
+        store = Store(Path(home))
+        store.publish_all(
+            Draft(
+                spec=spec.model_copy(update={"task": spec.task.model_copy(update={"name": name})}),
+                tensors=tensors,
+                card="# Random",
+                version="1.0.0",
+            )
+            for name in names
+        )
+        return asyncio.run(_load_all(store, backbone, runner, names))
+
+
+async def _load_all(
+    store: Store, backbone: Backbone, runner: Runner, names: Sequence[str]
+) -> Loading:
+    ample = Residency(store, backbone, runner, limit_bytes=2**40, observer=_Nobody())
+    took = []
+    for name in names[:_COLD]:
+        started = perf_counter()
+        with await ample.acquire(Reference(name=name)) as lease:
+            took.append(perf_counter() - started)
+            size, stored = lease.prepared.size_bytes(), lease.stored.size_bytes
+    ample.close()
+    ids = token_rows(row_lengths("mix", _ADAPTERS), backbone.config.vocab_size)
+    run = Engine(runner, backbone).mixed(ids, UNION, _ADAPTERS)
+    alone_s = await asyncio.to_thread(_seconds_each, run, _BUSY_S)
+    little = Residency(store, backbone, runner, limit_bytes=2 * size, observer=_Nobody())
+    busy = asyncio.create_task(asyncio.to_thread(_seconds_each, run, _BUSY_S))
+    loads = 0
+    while not busy.done():
+        with await little.acquire(Reference(name=names[loads % len(names)])):
+            loads += 1
+    beside_s = await busy
+    little.close()
+    batches = _BUSY_S / beside_s
+    return Loading(
+        load_s=median(took),
+        work_s=max(0.0, (beside_s - alone_s) * batches / loads),
+        size_bytes=size,
+        stored_bytes=stored,
+    )
+
+
+def _seconds_each(run: Callable[[], object], seconds: float) -> float:
+    run()
+    started, runs = perf_counter(), 0
+    while perf_counter() - started < seconds:
+        run()
+        runs += 1
+    return (perf_counter() - started) / runs
+
+
+def _serving(
+    backbone: Backbone, options: Sequence[str], batch: BatchCosts, adapter_bytes: int
+) -> Serving:
+    with tempfile.TemporaryDirectory(prefix="upt-costs-") as home:
+        names = publish_random(Path(home), named_specs(backbone, _ADAPTERS))
+        started = perf_counter()
+        with running_server(Path(home), [*options, "--preload", ",".join(names)]) as server:
+            start_s = perf_counter() - started
+            busy, edge_s = asyncio.run(_calls(server, names, batch))
+            held_bytes = int(server.resident_mb() * 2**20)
+    return Serving(
+        busy=busy,
+        edge_s=edge_s,
+        server_bytes=held_bytes - _ADAPTERS * adapter_bytes,
+        start_s=start_s,
+    )
+
+
+async def _calls(
+    server: ServerProcess, names: Sequence[str], batch: BatchCosts
+) -> tuple[Beyond, float]:
+    texts = texts_of([_TOKENS])
+    async with AsyncClient(server.target, timeout_s=60) as client:
+        await ask_in_closed_loop([client], names, texts, callers=_CALLERS, seconds=_WARM_S)
+        busy = await ask_in_closed_loop(
+            [client], names, texts, callers=_CALLERS, seconds=2 * _BUSY_S
+        )
+        edges = []
+        for index in range(_IDLE_CALLS):
+            started = perf_counter()
+            asked = [(names[index % _ADAPTERS], texts)]
+            prediction = await client.predict_many(asked)
+            waited_s = perf_counter() - started
+            edges.append(waited_s - prediction.timings.forward_ms / 1000)
+    samples = [
+        Sample(
+            rows=facts.rows,
+            tokens=facts.tokens,
+            adapters=facts.distinct_adapters,
+            seconds=facts.forward_ms / 1000,
+        )
+        for facts in busy.batches
+    ]
+    return beyond(batch, samples, busy.elapsed_s), median(edges)
+
+
+class _Nobody:
+    """Observes nothing."""
+
+    def adapter_loaded(self, seconds: float, resident: int) -> None:
+        """Do nothing."""
+
+    def adapter_evicted(self, resident: int) -> None:
+        """Do nothing."""
+
+    def adapter_unloaded(self, resident: int) -> None:
+        """Do nothing."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Measure what serving costs on this machine.")
+    parser.add_argument("--precision", choices=["exact", "fast"], default="exact")
+    parser.add_argument("--threads", type=int, default=2, help="that compute")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there too")
+    return parser
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(main())

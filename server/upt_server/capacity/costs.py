@@ -1,0 +1,84 @@
+"""What serving costs on one machine, as ``benchmarks/costs.py`` measured it.
+
+A batch of r rows, t tokens (prompt vectors among them) and a distinct adapters takes
+
+    seconds(r, t, a) = fixed + row · r + token · t + adapter · a
+"""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from upt_zoo.errors import DataNotFound, InvalidInput
+
+Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_MEASURED = "costs.json"
+
+
+class BatchCosts(BaseModel):
+    """Seconds of the runner: a batch, and each row, token and distinct adapter of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    fixed_s: Cost
+    row_s: Cost
+    token_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    adapter_s: Cost
+
+    def seconds(self, *, rows: int, tokens: int, adapters: int) -> float:
+        """Return how long a batch takes."""
+        return self.fixed_s + self.row_s * rows + self.token_s * tokens + self.adapter_s * adapters
+
+
+class Costs(BaseModel):
+    """One server on one machine, in seconds and bytes.
+
+    ``call_s`` is what a call keeps from the runner under full load: reading, tokenising and
+    answering it, and its caller, where both share the cores. ``handoff_s`` passes from the end of a
+    batch until the event loop has noticed it and starts the next one. ``edge_s`` is what a lone
+    caller waits beyond its batch. Reading an adapter takes ``load_s``, of which the runner loses
+    ``load_work_s``. ``jitter`` holds evenly spaced quantiles of measured by modelled batch times,
+    with a mean of 1. A row is ``prompt_tokens`` longer than its text. An adapter takes
+    ``adapter_bytes`` in memory and ``stored_bytes`` on disk. A server without adapters takes
+    ``server_bytes`` and is ready after ``start_s``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    machine: str
+    cores: Annotated[int, Field(ge=1)]
+    date: str
+    backbone: str
+    runner: str
+    batch: BatchCosts
+    call_s: Cost
+    handoff_s: Cost
+    edge_s: Cost
+    load_s: Cost
+    load_work_s: Cost
+    jitter: Annotated[tuple[Cost, ...], Field(min_length=2)]
+    prompt_tokens: Annotated[int, Field(ge=0)]
+    adapter_bytes: Annotated[int, Field(gt=0)]
+    stored_bytes: Annotated[int, Field(gt=0)]
+    server_bytes: Annotated[int, Field(gt=0)]
+    start_s: Cost
+
+
+def read_costs(file: Path | None = None) -> Costs:
+    """Read costs from a file, or those that upt was shipped with.
+
+    Raises:
+        DataNotFound: there is no such file.
+        InvalidInput: it holds no costs.
+    """
+    source = files("upt_server.capacity") / _MEASURED if file is None else file
+    try:
+        return Costs.model_validate_json(source.read_bytes())
+    except FileNotFoundError as error:
+        raise DataNotFound(f"no file {source}: benchmarks/costs.py --out writes one") from error
+    except ValidationError as error:
+        raise InvalidInput(
+            f"{source}: expected costs as benchmarks/costs.py --out writes them: {error}"
+        ) from error

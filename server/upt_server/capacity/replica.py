@@ -1,0 +1,164 @@
+"""One server in simulated time: real admission, fair queue and pace, costs in place of work.
+
+A call has one input of one row. It passes the event loops of caller and server, leases its adapter,
+waits in the queue, is computed in a batch and passes the loops again. What is left out: calls that
+leave, deadlines that pass in the queue (admission refuses what would), and inputs of several rows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Literal
+
+from upt_server.admission import Admission
+from upt_server.capacity.clock import Act, Clock
+from upt_server.capacity.costs import Costs
+from upt_server.capacity.slots import Slots
+from upt_server.pace import Pace
+from upt_server.scheduling import Budget, FairQueue, Priority
+from upt_zoo.errors import Overloaded, Unavailable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the options of ``upt-server run`` set; ``slots`` is how many adapters fit in memory."""
+
+    slots: int
+    budget: Budget = field(default_factory=lambda: Budget(tokens=2048))
+    max_queue_tokens: int = 65_536
+    timeout_s: float = 30.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Call:
+    """One input; ``tokens`` holds prompt vectors too. ``ended`` is told the error, or None."""
+
+    adapter: str
+    tokens: int
+    ended: Callable[["Call", Overloaded | Unavailable | None], None]
+    weight: int = 1
+    priority: Priority = "normal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What a server did since it was up."""
+
+    hits: int
+    loads: int
+    batches: int
+    rows: int
+    busy_s: float
+
+
+class Replica:
+    """A server that is up until ``kill``."""
+
+    def __init__(self, clock: Clock, costs: Costs, limits: Limits, source: Random) -> None:
+        self._clock, self._costs, self._limits, self._random = clock, costs, limits, source
+        self.slots = Slots(clock, limits.slots, costs.load_s)
+        self._queue = FairQueue[Call](limits.max_queue_tokens)
+        self._pace = Pace()
+        self._admission = Admission(self._queue, self._pace, limits.budget)
+        self._inside: dict[Call, bool] = {}  # whether it holds a lease
+        self._running: list[Call] = []
+        self._free_at_s = {"in": 0.0, "out": 0.0}  # who reads calls, and who answers them
+        self._loads_paid = 0
+        self._busy_s = 0.0
+        self._batches = self._rows = 0
+
+    @property
+    def calls(self) -> int:
+        """Calls inside: what a router knows as the load."""
+        return len(self._inside)
+
+    def counts(self) -> Counts:
+        """Return what it did so far; a batch counts from its start."""
+        return Counts(
+            hits=self.slots.hits,
+            loads=self.slots.loads,
+            batches=self._batches,
+            rows=self._rows,
+            busy_s=self._busy_s,
+        )
+
+    def submit(self, call: Call) -> None:
+        """Take a call in; it ends in simulated time."""
+        self._inside[call] = False
+        self._pass("in", lambda: self._lease(call))
+
+    def kill(self) -> None:
+        """Be gone at once: all calls inside end as unavailable."""
+        inside, self._inside = self._inside, {}
+        for call in inside:
+            call.ended(call, Unavailable("the server is gone"))
+
+    def _pass(self, side: Literal["in", "out"], then: Act) -> None:
+        """Have half of a call's work done by one core, in turn, and half of its way pass."""
+        costs, now_s = self._costs, self._clock.now_s
+        work_s = costs.call_s * costs.cores / 2  # what keeps all cores for so long
+        self._free_at_s[side] = max(now_s, self._free_at_s[side]) + work_s
+        way_s = max(0.0, (costs.edge_s - costs.handoff_s) / 2 - work_s)
+        self._clock.after(self._free_at_s[side] + way_s - now_s, then)
+
+    def _lease(self, call: Call) -> None:
+        if call in self._inside:
+            self.slots.lease(call.adapter, lambda has_room: self._enqueue(call, has_room))
+
+    def _enqueue(self, call: Call, has_room: bool) -> None:
+        if call not in self._inside:
+            return
+        if not has_room:
+            self._end(call, Overloaded("all adapters in memory are in use"))
+            return
+        self._inside[call] = True
+        try:
+            self._admission.check([call], self._limits.timeout_s, self._clock.now_s)
+        except Overloaded as error:
+            self._end(call, error)
+            return
+        self._queue.add([call])
+        # as the loop does: calls that became ready together share a batch
+        self._clock.after(0.0, self._start_batch)
+
+    def _start_batch(self) -> None:
+        if self._running or not self._queue or not self._inside:
+            return
+        self._running = batch = self._queue.take(self._limits.budget)
+        tokens = sum(call.tokens for call in batch)
+        self._pace.start(tokens, self._clock.now_s)
+        seconds = self._batch_s(batch, tokens)
+        self._busy_s += seconds
+        self._batches += 1
+        self._rows += len(batch)
+        self._clock.after(seconds + self._costs.handoff_s, lambda: self._finish_batch(batch))
+
+    def _batch_s(self, batch: list[Call], tokens: int) -> float:
+        distinct = len({call.adapter for call in batch})
+        seconds = self._costs.batch.seconds(rows=len(batch), tokens=tokens, adapters=distinct)
+        seconds = (seconds + self._costs.call_s * len(batch)) * self._draw_jitter()
+        loads, self._loads_paid = self.slots.loads - self._loads_paid, self.slots.loads
+        return seconds + self._costs.load_work_s * loads
+
+    def _draw_jitter(self) -> float:
+        """Draw from the distribution with these quantiles, linear between them."""
+        quantiles = self._costs.jitter
+        at = self._random.random() * (len(quantiles) - 1)
+        below = int(at)
+        part = at - below
+        return quantiles[below] * (1 - part) + quantiles[below + 1] * part
+
+    def _finish_batch(self, batch: list[Call]) -> None:
+        self._running = []
+        self._pace.finish(self._clock.now_s)
+        self._start_batch()
+        for call in batch:
+            self._pass("out", partial(self._end, call, None))
+
+    def _end(self, call: Call, error: Overloaded | None) -> None:
+        if call not in self._inside:
+            return
+        if self._inside.pop(call):
+            self.slots.give_back(call.adapter)
+        call.ended(call, error)

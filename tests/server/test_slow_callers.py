@@ -1,0 +1,346 @@
+"""Callers who say nothing, or a byte now and then, hold nothing for long and keep nobody out."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import grpc
+import pytest
+
+from upt_protos.v1 import inference_pb2 as pb
+from upt_server import http_calls, http_connections, patience
+from upt_server.access import callers, grpc_guard
+from upt_server.access.tokens import Token, add_token
+from upt_server.client import AsyncClient
+from upt_testing.serving import (
+    TIMEOUT_S,
+    FakeRunner,
+    Publisher,
+    Served,
+    make_settings,
+    serving,
+    until,
+)
+from upt_zoo.backbone import Backbone
+from upt_zoo.errors import Overloaded
+from upt_zoo.local.store import Store
+from upt_zoo.spec import Head
+
+Raw: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
+Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
+MOST_CALLS = 40
+PREDICT = "/upt.v1.Inference/Predict"
+STREAMS = (PREDICT, "/upt.v1.Inference/PredictStream", "/grpc.health.v1.Health/Check")
+BODY = b'{"inputs": [{"adapter": "sst2", "texts": ["a film"]}]}'
+HEAD = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> dict[str, str]:
+    made = {}
+    for name in ("one", "other"):
+        token, made[name] = Token.create(name=name, scopes=("predict", "metadata"))
+        add_token(tmp_path / "tokens.json", token)
+    return made
+
+
+@pytest.fixture
+async def served(store: Store, backbone: Backbone, fake: FakeRunner) -> AsyncIterator[Served]:
+    settings = make_settings(store.root, max_concurrent_calls=MOST_CALLS)
+    async with serving(settings, backbone, fake) as served:
+        yield served
+        fake.release()
+
+
+@pytest.fixture
+async def guarded(
+    store: Store, backbone: Backbone, fake: FakeRunner, tmp_path: Path, secrets: dict[str, str]
+) -> AsyncIterator[Served]:
+    settings = make_settings(store.root, tokens=tmp_path / "tokens.json")
+    async with serving(settings, backbone, fake) as served:
+        yield served
+        fake.release()
+
+
+async def silence() -> AsyncIterator[bytes]:
+    await asyncio.Event().wait()
+    yield b""
+
+
+def say_nothing(channel: grpc.aio.Channel, method: str, secret: str | None = None) -> "Call":
+    ask: Raw = channel.stream_stream(method)
+    metadata = [("authorization", f"Bearer {secret}")] if secret else []
+    return ask(silence(), metadata=metadata)
+
+
+async def is_answered(served: Served) -> bool:
+    async with AsyncClient(served.target) as client:
+        try:
+            return (await client.predict("sst2", "a film")).adapter.name == "sst2"
+        except Overloaded:
+            return False
+
+
+async def becomes_answered(served: Served) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while not await is_answered(served):  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
+
+
+async def test_others_are_answered_beside_many_silent_calls(served: Served) -> None:
+    async with grpc.aio.insecure_channel(served.target) as channel:
+        calls = [say_nothing(channel, PREDICT) for _ in range(MOST_CALLS - 1)]
+        await asyncio.gather(*(call.wait_for_connection() for call in calls))
+        for _ in range(5):
+            assert await is_answered(served)
+        assert not any(call.done() for call in calls)
+
+
+@pytest.mark.parametrize("method", STREAMS)
+async def test_silent_calls_end_and_their_places_are_free_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(patience, "_FIRST_MESSAGE_S", 0.5)
+    async with grpc.aio.insecure_channel(served.target) as channel:
+        calls = [say_nothing(channel, method) for _ in range(MOST_CALLS)]
+        codes = [await call.code() for call in calls]
+        assert set(codes) == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        await becomes_answered(served)
+
+
+async def test_who_leaves_before_saying_anything_leaves_no_trace(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with grpc.aio.insecure_channel(served.target) as channel:
+        for method in STREAMS * 10:
+            call = say_nothing(channel, method)
+            await call.wait_for_connection()
+            call.cancel()
+    await becomes_answered(served)
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+async def test_a_call_that_ends_without_a_message_has_none(served: Served) -> None:
+    async with grpc.aio.insecure_channel(served.target) as channel:
+        assert await channel.stream_stream(PREDICT)(iter([])).code() is (
+            grpc.StatusCode.INVALID_ARGUMENT
+        )
+        assert await channel.stream_stream(STREAMS[1])(iter([])).code() is grpc.StatusCode.OK
+
+
+async def test_a_call_whose_message_came_may_take_longer(
+    served: Served, fake: FakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_FIRST_MESSAGE_S", 0.1)
+    fake.hold()
+    ended = asyncio.Event()
+
+    async def inputs() -> AsyncIterator[tuple[str, list[str]]]:
+        yield "sst2", ["a film"]
+        await ended.wait()
+        yield "sst2", ["a film"]
+
+    async with AsyncClient(served.target) as client:
+        call = asyncio.create_task(client.predict("cola", "a film"))
+        stream = client.predict_stream(inputs())
+        first = asyncio.ensure_future(anext(stream))
+        await fake.entered()
+        await asyncio.sleep(0.3)
+        fake.release()
+        assert (await call).adapter.name == "cola"
+        assert (await first)[0] == 0
+        ended.set()
+        assert (await anext(stream))[0] == 1
+
+
+async def test_callers_who_do_not_read_their_answers_keep_nobody_out(
+    publish: Publisher, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_guard, "_MAX_CALL_S", 2.0)
+    labels = tuple(f"{number:0>100}" for number in range(20))
+    publish("wide", Head(kind="classification", outputs=len(labels), labels=labels))
+    inputs = [pb.Input(adapter="wide", texts=["a film"])] * 256
+    request = pb.PredictRequest(inputs=inputs).SerializeToString()  # the answer has half a MiB
+    async with grpc.aio.insecure_channel(served.target) as channel:
+        ask: Raw = channel.stream_stream(PREDICT)
+        calls = [ask(iter([request])) for _ in range(MOST_CALLS)]
+        await until(lambda: served.engine.status().calls > 0)
+        await becomes_answered(served)
+        assert not any(call.done() for call in calls)  # so it was not they who made room
+
+
+@contextmanager
+def connections(served: Served, count: int, start: bytes = b"") -> Iterator[list[socket.socket]]:
+    host, _, port = served.http.rpartition(":")
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=TIMEOUT_S))
+            for _ in range(count)
+        ]
+        for each in opened:
+            each.sendall(start)
+        yield opened
+
+
+def trickle(connection: socket.socket, data: bytes) -> bytes:
+    """Send a byte of ``data`` now and then, over and over; return what came until the end."""
+    received = b""
+    connection.settimeout(0.02)
+    for _ in range(1000):
+        for byte in data:
+            try:
+                connection.sendall(bytes([byte]))
+                more = connection.recv(4096)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                return received
+            if not more:
+                return received
+            received += more
+    raise AssertionError("the connection was kept")
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /readyz HTTP/1.1\r\nho"])
+async def test_connections_without_a_request_are_closed(
+    served: Served, monkeypatch: pytest.MonkeyPatch, start: bytes
+) -> None:
+    monkeypatch.setattr(http_connections, "_HEAD_S", 0.5)
+    with connections(served, 200, start) as opened:
+        with connections(served, 1, HEAD % len(BODY) + BODY) as (asking,):
+            assert (await asyncio.to_thread(asking.recv, 12)) == b"HTTP/1.1 200"
+        for each in opened:
+            assert await asyncio.to_thread(each.recv, 12) == b""
+
+
+async def test_a_head_that_trickles_in_is_not_waited_for(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connections, "_HEAD_S", 0.3)
+    with connections(served, 1, b"GET /readyz HTTP/1.1\r\nhost: x\r\nx-more: ") as (slow,):
+        assert await asyncio.to_thread(trickle, slow, b"a") == b""
+
+
+async def test_neither_is_one_behind_an_answer(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connections, "_HEAD_S", 0.3)
+    whole = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
+    with connections(served, 1, whole) as (slow,):
+        assert b"200 OK" in await asyncio.to_thread(trickle, slow, b"G")
+
+
+async def test_a_body_that_nobody_asked_for_is_not_waited_for(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connections, "_HEAD_S", 0.3)
+    head = b"GET /readyz HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n"
+    with connections(served, 1, head) as (slow,):
+        assert b"200 OK" in await asyncio.to_thread(trickle, slow, b"x")
+
+
+async def test_a_connection_with_a_request_at_work_is_kept(
+    served: Served, fake: FakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connections, "_HEAD_S", 0.1)
+    fake.hold()
+    with connections(served, 1, HEAD % len(BODY) + BODY) as (asking,):
+        await fake.entered()
+        await asyncio.sleep(0.3)
+        fake.release()
+        assert (await asyncio.to_thread(asking.recv, 12)) == b"HTTP/1.1 200"
+
+
+async def test_bodies_that_trickle_in_end_and_others_are_answered_meanwhile(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_calls, "_MAX_BODY_S", 0.5)
+    with connections(served, MOST_CALLS - 1, HEAD % 100 + b"{") as opened:
+        with connections(served, 1, HEAD % len(BODY) + BODY) as (asking,):
+            assert (await asyncio.to_thread(asking.recv, 12)) == b"HTTP/1.1 200"
+        for each in opened:
+            assert (await asyncio.to_thread(each.recv, 12)) == b"HTTP/1.1 504"
+
+
+async def test_a_call_over_http_ends_in_any_case(
+    served: Served, fake: FakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_calls, "_MAX_CALL_S", 0.2)
+    fake.hold()
+    with connections(served, 1, HEAD % len(BODY) + BODY) as (asking,):
+        answer = await asyncio.to_thread(asking.recv, 12)
+        assert answer != b"HTTP/1.1 200"
+        await until(lambda: served.engine.status().calls == 0)
+
+
+async def test_a_token_has_so_many_calls_open_and_no_more(
+    guarded: Served, secrets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callers, "_MAX_CALLS", 2)
+    async with (
+        grpc.aio.insecure_channel(guarded.target) as channel,
+        AsyncClient(guarded.target, token=secrets["one"]) as one,
+        AsyncClient(guarded.target, token=secrets["other"]) as other,
+    ):
+        silent = [say_nothing(channel, PREDICT, secrets["one"]) for _ in range(2)]
+        await asyncio.gather(*(call.wait_for_connection() for call in silent))
+        with pytest.raises(Overloaded, match="quota of one: 2 calls are open, 0 of them streams"):
+            await first_refusal(one)
+        head = HEAD.replace(b"host: x", f"authorization: Bearer {secrets['one']}".encode())
+        with connections(guarded, 1, head.replace(b"\r\n", b"\r\nhost: x\r\n", 1) % 2) as (asking,):
+            assert (await asyncio.to_thread(asking.recv, 12)) == b"HTTP/1.1 429"
+        assert (await other.predict("sst2", "a film")).adapter.name == "sst2"
+        silent[0].cancel()
+        async with asyncio.timeout(TIMEOUT_S):
+            while await refusal(one):  # noqa: ASYNC110 - the server hears of it later
+                await asyncio.sleep(0.01)
+
+
+async def first_refusal(client: AsyncClient) -> None:
+    """Ask until a call is refused: the silent ones may not all have come in yet."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            await client.predict("sst2", "a film")
+
+
+async def refusal(client: AsyncClient) -> bool:
+    try:
+        await client.predict("sst2", "a film")
+    except Overloaded:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("messages", [1, 20])
+async def test_a_stream_that_is_refused_says_why_each_time(guarded: Served, messages: int) -> None:
+    """By grpc.aio, whose client takes a message that it cannot send for an error of its own."""
+    request = pb.StreamRequest(id="1").SerializeToString()
+
+    async def requests() -> AsyncIterator[bytes]:
+        for _ in range(messages):
+            yield request
+
+    async with grpc.aio.insecure_channel(guarded.target) as channel:
+        ask: Raw = channel.stream_stream(STREAMS[1])
+
+        async def code() -> grpc.StatusCode:
+            call = ask(requests())
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.read()
+            return caught.value.code()
+
+        codes = [await code() for _ in range(300)]
+        for _ in range(30):
+            codes += await asyncio.gather(*(code() for _ in range(20)))
+        assert set(codes) == {grpc.StatusCode.UNAUTHENTICATED}
+
+
+async def test_a_stream_that_is_refused_is_not_kept_while_it_says_nothing(guarded: Served) -> None:
+    async with grpc.aio.insecure_channel(guarded.target) as channel:
+        call = say_nothing(channel, STREAMS[1])
+        async with asyncio.timeout(TIMEOUT_S):
+            assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
