@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -247,9 +248,8 @@ def is_large(path: str) -> bool:
 
 def large_oid(data: bytes) -> str | None:
     """Return the sha256 in the pointer to a large file; None if it is no pointer."""
-    return (
-        data.split(b"sha256:")[1][:64].decode() if data.startswith(POINTER[:30].encode()) else None
-    )
+    found = re.match(rb"version https://git-lfs\S*\noid sha256:([0-9a-f]{64})\n", data)
+    return found[1].decode() if found else None
 
 
 def preupload(repository: GitRepository, revision: str, content: bytes) -> Answer:

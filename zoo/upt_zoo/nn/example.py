@@ -12,16 +12,21 @@ from upt_zoo.tokenization import Tokenizer
 # no row of a data set, whose licence would come with it
 _TEXTS = ("Who wrote the report?", "The report was written by Ada in the spring of last year.")
 
+_DECIMALS = 4
+
 
 def record_example(
     encoder: Encoder, spec: AdapterSpec, adapter: PreparedAdapter, tokenizer: Tokenizer
 ) -> Example:
-    """Answer the example; encoder and adapter are in fp32."""
+    """Answer the example, to four decimals; encoder and adapter are in fp32.
+
+    Further digits differ between two runs of torch on one machine, and so would the digest.
+    """
     texts = _TEXTS[-len(spec.task.fields) :]
     with torch.inference_mode():
         logits = forward(encoder, example_rows(spec, texts, adapter, tokenizer))
     flat = torch.cat([each.flatten() for each in logits])
-    return Example(texts=texts, logits=tuple(flat.tolist()))
+    return Example(texts=texts, logits=tuple(round(each, _DECIMALS) for each in flat.tolist()))
 
 
 def example_rows(
