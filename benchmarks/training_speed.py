@@ -91,8 +91,20 @@ def _measured(
                 peer = stack.enter_context(Peer("adapterhub", arguments.peers_dir, lesson))
                 versions |= peer.versions
                 ways[f"{precision}/{who}"] = peer
-        rounds = measure_rounds(ways, ways, rounds=arguments.rounds, budget_s=0, warm_ups=1)
+        told = {name: _told(f"{task} {name}", way) for name, way in ways.items()}
+        rounds = measure_rounds(told, told, rounds=arguments.rounds, budget_s=0, warm_ups=1)
     yield from speeds_of(task, rounds, rows=len(features), mean_tokens=mean_tokens(features))
+
+
+def _told(name: str, way: Timed) -> Timed:
+    """Say on standard error how long each turn took."""
+
+    def timed() -> float:
+        ms = way()
+        print(f"{name} {ms / 1000:.2f} s", file=sys.stderr, flush=True)
+        return ms
+
+    return timed
 
 
 def _precisions() -> list[str]:

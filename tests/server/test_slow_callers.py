@@ -13,13 +13,12 @@ import pytest
 
 from upt_protos.v1 import inference_pb2 as pb
 from upt_server import http_calls, http_connections, patience
-from upt_server.access import callers, grpc_guard
+from upt_server.access import callers
 from upt_server.access.tokens import Token, add_token
 from upt_server.client import AsyncClient
 from upt_testing.serving import (
     TIMEOUT_S,
     FakeRunner,
-    Publisher,
     Served,
     make_settings,
     serving,
@@ -28,7 +27,6 @@ from upt_testing.serving import (
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import Overloaded
 from upt_zoo.local.store import Store
-from upt_zoo.spec import Head
 
 Raw: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
 Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
@@ -155,22 +153,6 @@ async def test_a_call_whose_message_came_may_take_longer(
         assert (await first)[0] == 0
         ended.set()
         assert (await anext(stream))[0] == 1
-
-
-async def test_callers_who_do_not_read_their_answers_keep_nobody_out(
-    publish: Publisher, served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grpc_guard, "_MAX_CALL_S", 2.0)
-    labels = tuple(f"{number:0>100}" for number in range(20))
-    publish("wide", Head(kind="classification", outputs=len(labels), labels=labels))
-    inputs = [pb.Input(adapter="wide", texts=["a film"])] * 256
-    request = pb.PredictRequest(inputs=inputs).SerializeToString()  # the answer has half a MiB
-    async with grpc.aio.insecure_channel(served.target) as channel:
-        ask: Raw = channel.stream_stream(PREDICT)
-        calls = [ask(iter([request])) for _ in range(MOST_CALLS)]
-        await until(lambda: served.engine.status().calls > 0)
-        await becomes_answered(served)
-        assert not any(call.done() for call in calls)  # so it was not they who made room
 
 
 @contextmanager
