@@ -338,7 +338,7 @@ async def test_each_request_of_a_stream_leaves_a_line_and_the_stream_one(
             stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
             metadata = (("x-request-id", "s"),)
             stream = stub.ModelStreamInfer(requests(), metadata=metadata)  # type: ignore[arg-type]  # the stubs know two kinds of channel
-            assert len([each async for each in stream]) == 1  # type: ignore[attr-defined]
+            assert len([each async for each in stream]) == 1  # type: ignore[attr-defined]  # as above
     calls = log.calls()
     assert sorted((str(each["adapters"]), str(each["status"])) for each in calls) == [
         ("['nobody']", "NOT_FOUND"),
