@@ -75,7 +75,7 @@ def main() -> int:
 
 def call(console: Console, command: list[str], environment: dict[str, str]) -> None:
     """Run one of our commands to its end, and show it."""
-    console.print(f"$ {shlex.join(command)}", style="bold", highlight=False)
+    console.print(f"$ {shlex.join(command)}", style="bold", highlight=False, soft_wrap=True)
     subprocess.run([BIN / command[0], *command[1:]], env=environment, check=True)
 
 
@@ -86,7 +86,7 @@ def running_server(
     """Start a server on free ports, yield (gRPC port, HTTP port), stop it gracefully."""
     command = ["upt-server", "run", "--grpc-port=0", "--http-port=0", "--json"]
     command.append(f"--preload={preload}")
-    console.print(f"$ {shlex.join(command)}", style="bold", highlight=False)
+    console.print(f"$ {shlex.join(command)}", style="bold", highlight=False, soft_wrap=True)
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(
             [BIN / command[0], *command[1:]],

@@ -12,47 +12,36 @@ A few lines for people go to stderr, JSON to stdout.
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 from upt_benchmarks.arrivals import answered_per_s, send_at_random
-from upt_benchmarks.machine import this_machine
-from upt_benchmarks.served import (
-    mixed_texts,
-    named_specs,
-    percentiles,
-    publish_random,
-    running_server,
+from upt_benchmarks.loaded import (
+    ADAPTERS,
+    CALLERS,
+    load_parser,
+    print_measured,
+    serving_random,
 )
+from upt_benchmarks.served import mixed_texts, named_specs, percentiles
 from upt_server.client import AsyncClient
 from upt_zoo.backbone import resolve_backbone
 from upt_zoo.errors import Overloaded
 
-ADAPTERS, CALLERS, THREADS = 32, 64, 2
 _TARGET = 2.0
 
 
 def main() -> int:
     """Measure, print."""
     arguments = _parser().parse_args()
-    with tempfile.TemporaryDirectory(prefix="upt-fairness-") as home:
-        names = publish_random(Path(home), named_specs(resolve_backbone(), ADAPTERS))
-        options = ["--precision", arguments.precision, "--threads", str(THREADS)]
-        with running_server(Path(home), [*options, "--preload", ",".join(names)]) as server:
-            measured = asyncio.run(_measure(server.target, names, arguments))
-    result = {"machine": asdict(this_machine()), "precision": arguments.precision, **measured}
-    text = json.dumps(result, indent=2)
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n")
-    print(text)
+    specs = named_specs(resolve_backbone(), ADAPTERS)
+    with serving_random(specs, arguments.precision) as (server, names):
+        measured = asyncio.run(_measure(server.target, names, arguments))
+    print_measured(arguments, measured)
     print(_summary(measured), file=sys.stderr)
     return 0
 
@@ -141,12 +130,9 @@ def _summary(measured: dict[str, object]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure what a hot adapter does to the others.")
-    parser.add_argument("--seconds", type=float, default=15, help="of each measurement")
+    parser = load_parser("Measure what a hot adapter does to the others.", seconds=15)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--load", type=float, default=0.5, help="of all 32, as part of capacity")
-    parser.add_argument("--precision", choices=["exact", "fast"], default="exact")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there too")
     return parser
 
 

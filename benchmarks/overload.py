@@ -12,49 +12,37 @@ A few lines for people go to stderr, JSON to stdout.
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from time import perf_counter
 
 from upt_benchmarks.arrivals import answered_per_s, send_at_random
-from upt_benchmarks.machine import this_machine
-from upt_benchmarks.served import (
-    ServerProcess,
-    mixed_texts,
-    named_specs,
-    percentiles,
-    publish_random,
-    running_server,
+from upt_benchmarks.loaded import (
+    ADAPTERS,
+    CALLERS,
+    load_parser,
+    print_measured,
+    serving_random,
 )
+from upt_benchmarks.served import ServerProcess, mixed_texts, named_specs, percentiles
 from upt_server.client import AsyncClient
 from upt_zoo.backbone import resolve_backbone
 from upt_zoo.errors import UptError
 
-ADAPTERS, ROWS_AT_ONCE, THREADS = 32, 64, 2
 _GOODPUT, _REFUSAL_MS = 0.9, 50.0
 
 
 def main() -> int:
     """Measure, print."""
     arguments = _parser().parse_args()
-    with tempfile.TemporaryDirectory(prefix="upt-overload-") as home:
-        names = publish_random(Path(home), named_specs(resolve_backbone(), ADAPTERS))
-        options = ["--precision", arguments.precision, "--threads", str(THREADS)]
-        with running_server(Path(home), [*options, "--preload", ",".join(names)]) as server:
-            measured = asyncio.run(_measure(server, names, arguments))
-    result = {"machine": asdict(this_machine()), "precision": arguments.precision, **measured}
-    text = json.dumps(result, indent=2)
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n")
-    print(text)
-    print(_summary(result), file=sys.stderr)
+    specs = named_specs(resolve_backbone(), ADAPTERS)
+    with serving_random(specs, arguments.precision) as (server, names):
+        measured = asyncio.run(_measure(server, names, arguments))
+    print_measured(arguments, measured)
+    print(_summary(measured), file=sys.stderr)
     return 0
 
 
@@ -93,7 +81,7 @@ async def _measure(
                 memory_mb.append(server.resident_mb())
                 await asyncio.sleep(0.5)
 
-        callers = max(2, ROWS_AT_ONCE // arguments.inputs)
+        callers = max(2, CALLERS // arguments.inputs)
         await answered_per_s(ask, callers=callers, seconds=2.0)  # warm
         capacity = await answered_per_s(ask, callers=callers, seconds=arguments.seconds)
         before_mb = server.resident_mb()
@@ -136,13 +124,10 @@ def _summary(result: dict[str, object]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Offer the server more than it can do.")
-    parser.add_argument("--seconds", type=float, default=20, help="of each measurement")
+    parser = load_parser("Offer the server more than it can do.", seconds=20)
     parser.add_argument("--times", type=float, default=4, help="the capacity")
     parser.add_argument("--inputs", type=int, default=8, help="of a call")
     parser.add_argument("--deadline", type=float, default=1.0, help="of a call, in seconds")
-    parser.add_argument("--precision", choices=["exact", "fast"], default="exact")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there too")
     return parser
 
 

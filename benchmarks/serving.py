@@ -8,30 +8,27 @@ half of that rate at random times (Poisson); ``idle`` is one caller alone, and i
 the caller waited beyond the forward pass.
 """
 
-import argparse
 import asyncio
-import json
 import os
 import random
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import torch
 
-from upt_benchmarks.machine import this_machine
-from upt_benchmarks.ours import runner_of
-from upt_benchmarks.served import (
-    mixed_texts,
-    named_specs,
-    percentiles,
-    publish_random,
-    running_server,
+from upt_benchmarks.arrivals import answered_per_s, send_at_random
+from upt_benchmarks.loaded import (
+    ADAPTERS,
+    CALLERS,
+    THREADS,
+    load_parser,
+    print_measured,
+    serving_random,
 )
+from upt_benchmarks.ours import runner_of
+from upt_benchmarks.served import mixed_texts, named_specs, percentiles
 from upt_benchmarks.workloads import adapter_tensors
 from upt_server.client import AsyncClient
 from upt_server.precision import Precision
@@ -41,29 +38,17 @@ from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec
 from upt_zoo.tokenization import Tokenizer
 
-ADAPTERS, CALLERS, BATCH, THREADS = 32, 64, 32, 2
-
 
 def main() -> int:
     """Measure, print."""
-    arguments = _parser().parse_args()
+    parser = load_parser("Measure the server beside its engine.", seconds=15)
+    arguments = parser.parse_args()
     backbone = resolve_backbone()
-    specs = named_specs(backbone, ADAPTERS)
-    texts = mixed_texts()
-    result: dict[str, object] = {
-        "machine": asdict(this_machine()),
-        "precision": arguments.precision,
-        "engine": _engine(backbone, arguments.precision, specs, texts, arguments.seconds),
-    }
-    with tempfile.TemporaryDirectory(prefix="upt-serving-") as home:
-        names = publish_random(Path(home), specs)
-        options = ["--precision", arguments.precision, "--threads", str(THREADS)]
-        with running_server(Path(home), [*options, "--preload", ",".join(names)]) as server:
-            result |= asyncio.run(_load(server.target, names, texts, arguments.seconds))
-    text = json.dumps(result, indent=2)
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n")
-    print(text)
+    specs, texts = named_specs(backbone, ADAPTERS), mixed_texts()
+    engine = _engine(backbone, arguments.precision, specs, texts, arguments.seconds)
+    with serving_random(specs, arguments.precision) as (server, names):
+        load = asyncio.run(_load(server.target, names, texts, arguments.seconds))
+    print_measured(arguments, {"engine": engine, **load})
     return 0
 
 
@@ -98,10 +83,21 @@ async def _load(
 ) -> dict[str, object]:
     async with AsyncClient(target, timeout_s=60) as client:
         idle = await _idle(client, names, texts)
-        await _closed_loop(client, names, texts, 2.0)  # warm
-        rate, closed = await _closed_loop(client, names, texts, seconds)
-        half = await _open_loop(client, names, texts, rate / 2, seconds)
-    return {"idle": idle, "closed_loop": closed, "half_load": half}
+        await answered_per_s(
+            _Asking(client, names, texts, 0).ask, callers=CALLERS, seconds=2.0
+        )  # warm
+        closed, half = (_Asking(client, names, texts, seed) for seed in (1, 2))
+        rate = await answered_per_s(closed.ask, callers=CALLERS, seconds=seconds)
+        await send_at_random(half.ask, per_s=rate / 2, seconds=seconds, seed=3)
+    return {
+        "idle": idle,
+        "closed_loop": {
+            "callers": CALLERS,
+            "rows_per_s": round(rate, 1),
+            **percentiles(closed.waited_s),
+        },
+        "half_load": {"calls_per_s": round(rate / 2, 1), **percentiles(half.waited_s)},
+    }
 
 
 async def _idle(
@@ -119,52 +115,24 @@ async def _idle(
     return {"p50_ms": round(median(waited), 2), "overhead_p50_ms": round(median(beyond[20:]), 2)}
 
 
-async def _closed_loop(
-    client: AsyncClient, names: Sequence[str], texts: Sequence[str], seconds: float
-) -> tuple[float, dict[str, object]]:
-    source, waited = random.Random(1), []
-    started = perf_counter()
+class _Asking:
+    """Asks for random adapters and texts, and notes how long each answer took."""
 
-    async def ask_again() -> None:
-        while perf_counter() - started < seconds:
-            asked = perf_counter()
-            await client.predict(source.choice(names), source.choice(texts))
-            waited.append(perf_counter() - asked)
+    def __init__(
+        self, client: AsyncClient, names: Sequence[str], texts: Sequence[str], seed: int
+    ) -> None:
+        self._client, self._names, self._texts = client, names, texts
+        self._source = random.Random(seed)
+        self.waited_s: list[float] = []
 
-    await asyncio.gather(*(ask_again() for _ in range(CALLERS)))
-    rate = len(waited) / (perf_counter() - started)
-    return rate, {"callers": CALLERS, "rows_per_s": round(rate, 1), **percentiles(waited)}
-
-
-async def _open_loop(
-    client: AsyncClient,
-    names: Sequence[str],
-    texts: Sequence[str],
-    rate: float,
-    seconds: float,
-) -> dict[str, object]:
-    source, waited = random.Random(2), []
-
-    async def ask() -> None:
+    async def ask(self, _: float = 0.0) -> None:
+        """Ask once."""
         asked = perf_counter()
-        await client.predict(source.choice(names), source.choice(texts))
-        waited.append(perf_counter() - asked)
+        await self._client.predict(self._source.choice(self._names), self._any_text())
+        self.waited_s.append(perf_counter() - asked)
 
-    started, calls, due = perf_counter(), set(), 0.0
-    while due < seconds:
-        due += source.expovariate(rate)
-        await asyncio.sleep(max(0.0, started + due - perf_counter()))
-        calls.add(asyncio.ensure_future(ask()))
-    await asyncio.gather(*calls)
-    return {"calls_per_s": round(rate, 1), **percentiles(waited)}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure the server beside its engine.")
-    parser.add_argument("--seconds", type=float, default=15, help="of each measurement")
-    parser.add_argument("--precision", choices=["exact", "fast"], default="exact")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there too")
-    return parser
+    def _any_text(self) -> str:
+        return self._source.choice(self._texts)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,16 @@ A table stands between two lines of its document, ``<!-- generated: NAME -->`` a
 import asyncio
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from typer.core import TyperGroup, TyperOption
+from typer.core import TyperGroup
 from typer.main import get_command
 
+from reference_of_commands import commands, default
+from reference_of_protocol import protocol
+from reference_of_python import python
+from tables import table
 from upt_server import statuses
 from upt_server.cli import app
 from upt_server.configuration import options_of, variable_of
@@ -56,7 +60,7 @@ def errors() -> str:
     ]
     said += [(kind, *words) for kind, words in terminal.OTHERS.items()]
     said.append((asyncio.CancelledError, *statuses.CANCELLED))
-    return _table(
+    return table(
         ("error", "gRPC", "HTTP", "exit code", "cause", "cure"),
         ((f"`{kind.__name__}`", *_codes(kind), cause, cure) for kind, cause, cure in said),
     )
@@ -70,7 +74,7 @@ def error_form() -> str:
         for path in ("/v1/predict", "/v2/models/sst3/infer")
         for answer in (respond_error(error, path),)
     )
-    return "```\n" + "\n".join(answers) + "\n```"
+    return "```text\n" + "\n".join(answers) + "\n```"
 
 
 def exit_codes() -> str:
@@ -79,7 +83,7 @@ def exit_codes() -> str:
     for kind, code in terminal.EXIT_CODES.items():
         by_code.setdefault(code, []).append(f"`{kind.__name__}`")
     words = {0: "done", 2: "a wrong command line", terminal.UNEXPECTED: "a fault of upt"}
-    return _table(
+    return table(
         ("code", "error"),
         ((str(code), words.get(code) or ", ".join(by_code[code])) for code in sorted(by_code)),
     )
@@ -89,19 +93,22 @@ def options() -> str:
     """Tell of every option of ``upt-server run``, and of its variable."""
     group = get_command(app)
     assert isinstance(group, TyperGroup)
-    return _table(
+    return table(
         ("option", "variable", "default", "meaning"),
         (
-            (f"`{each.opts[0]}`", f"`{variable_of(each)}`", _default(each), each.help or "")
+            (f"`{each.opts[0]}`", f"`{variable_of(each)}`", default(each), each.help or "")
             for each in options_of(group.commands["run"].params)
         ),
     )
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "commands": commands,
     "errors": errors,
     "error-form": error_form,
     "exit-codes": exit_codes,
+    "protocol": protocol,
+    "python": python,
     "run-options": options,
 }
 
@@ -123,19 +130,6 @@ def tree(kind: type[UptError]) -> Iterator[type[UptError]]:
     yield kind
     for child in kind.__subclasses__():
         yield from tree(child)
-
-
-def _default(option: TyperOption) -> str:
-    if option.default in (None, "", False):
-        words = option.show_default
-        return words if isinstance(words, str) else "no" if option.is_flag else "none"
-    return f"`{option.default}`"
-
-
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    titles = tuple(header)
-    lines = (titles, ("---",) * len(titles), *rows)
-    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
 
 
 if __name__ == "__main__":

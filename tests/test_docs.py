@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+import build_site
 import generate_docs
 import upt_zoo.manifest
 import upt_zoo.signatures
@@ -26,17 +28,15 @@ from upt_server.inputs import Limits
 from upt_server.metrics import Metrics
 from upt_server.results import BatchFacts
 from upt_testing.adapters import BOTTLENECK, LORA, PREFIX, PROMPT, tiny_spec
+from upt_testing.documents import FENCE, NAMES, PAGES, PYTHON, ROOT, SHELL, blocks, script
 from upt_testing.predictions import make_prediction
 from upt_training.recipe import Recipe
+from upt_training.sweep import Sweep
 from upt_zoo.errors import UptError
 from upt_zoo.layout import tensor_shapes
 from upt_zoo.spec import Head
 
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-NAMES = [str(file.relative_to(ROOT)) for file in DOCUMENTS]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SHELL = ("", "sh", "bash", "console")
+LANGUAGES = {SHELL, PYTHON, "text", "yaml", "toml", "json"}
 PROGRAMS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
     "scripts"
 ]
@@ -73,8 +73,8 @@ def code_spans(text: str) -> list[str]:
 
 
 def invocations(text: str) -> Iterator[Invocation]:
-    for language, block in FENCE.findall(text):
-        if language in SHELL:
+    for _, language, block in FENCE.findall(text):
+        if language == SHELL:
             for line in block.replace("\\\n", " ").splitlines():
                 if set(line.split()) & {*PROGRAMS, "make"}:
                     yield from split_commands(line, is_whole=True)
@@ -103,6 +103,12 @@ def program(name: str) -> TyperGroup:
     return command
 
 
+def own_options(name: str) -> set[str]:
+    """Return what may stand between a program's name and its command."""
+    group = program(name)
+    return {"--help", *(option for each in group.params for option in each.opts)}
+
+
 def commands(name: str) -> dict[tuple[str, ...], TyperCommand]:
     """Return every command of a program by its words, those of groups too."""
     found: dict[tuple[str, ...], TyperCommand] = {}
@@ -129,7 +135,7 @@ def options(command: TyperCommand) -> dict[str, object]:
     return {
         name: parameter.default
         for parameter in command.params
-        for name in parameter.opts
+        for name in (*parameter.opts, *parameter.secondary_opts)
         if name.startswith("--")
     }
 
@@ -179,7 +185,7 @@ def test_every_command_line_is_one_that_the_command_takes(name: str) -> None:
     for call in invocations(read(name)):
         if call.program not in PROGRAMS or len(call.words) == 1:
             continue
-        if call.words[1] == "--help":
+        if call.words[1] in own_options(call.program):
             continue
         words = words_of_command(call.words)
         assert words in commands(call.program), call
@@ -199,8 +205,9 @@ def test_every_option_in_a_sentence_exists(name: str) -> None:
         for command in commands(each).values()
         for option in options(command)
     }
+    known |= {option for each in PROGRAMS for option in own_options(each)}
     named = {span.partition(" ")[0] for span in code_spans(read(name)) if span.startswith("--")}
-    assert named <= known | {"--help"}
+    assert named <= known
 
 
 def test_every_subcommand_stands_in_some_document() -> None:
@@ -235,8 +242,8 @@ def folder_files(folder: str) -> Iterator[Path]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_python_examples_import_is_there(name: str) -> None:
-    blocks = [block for language, block in FENCE.findall(read(name)) if language == "python"]
-    for node in ast.walk(ast.parse("\n".join(blocks))):
+    code = [block.text for block in blocks(name) if block.language == PYTHON]
+    for node in ast.walk(ast.parse("\n".join(code))):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module or "")
             assert all(hasattr(module, imported.name) for imported in node.names)
@@ -257,6 +264,62 @@ def is_there(dotted: str) -> bool:
         module, _, last = dotted.rpartition(".")
         return hasattr(importlib.import_module(module), last)
     return True
+
+
+def test_the_site_has_every_page_once() -> None:
+    def pages(entries: list[dict[str, Any]]) -> Iterator[str]:
+        for value in (value for entry in entries for value in entry.values()):
+            yield from [value] if isinstance(value, str) else pages(value)
+
+    nav = tomllib.loads(read("zensical.toml"))["project"]["nav"]
+    assert sorted(pages(nav)) == sorted(build_site.place_of(ROOT / name) for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "expected"),
+    [
+        ("README.md", "[a](docs/zoo.md#tags)", "[a](zoo.md#tags)"),
+        ("docs/howto/secure.md", "[a](../../README.md)", "[a](../index.md)"),
+        ("docs/zoo.md", "[tests/parity](../tests/parity)", "`tests/parity`"),
+        ("docs/zoo.md", "[a test](../tests/test_docs.py)", "a test (`tests/test_docs.py`)"),
+        (
+            "docs/zoo.md",
+            "[a](#tags) [b](https://example.com)",
+            "[a](#tags) [b](https://example.com)",
+        ),
+        ("docs/zoo.md", "```text\n[a](../x.md)\n```", "```text\n[a](../x.md)\n```"),
+    ],
+)
+def test_links_of_the_site_lead_to_pages_of_it(source: str, text: str, expected: str) -> None:
+    places = {name: build_site.place_of(ROOT / name) for name in NAMES}
+    assert build_site.relinked(text, source, places) == expected
+
+
+def test_a_page_that_fetches_from_elsewhere_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text('<a href="https://example.com">a link</a>', encoding="utf-8")
+    assert build_site.foreign_parts(tmp_path) == []
+    page.write_text('<script src="https://example.com/x.js"></script>', encoding="utf-8")
+    assert build_site.foreign_parts(tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_block_says_what_it_is(name: str) -> None:
+    for block in blocks(name):
+        assert block.language in LANGUAGES, block.place
+        assert block.is_code or block.reason is None, f"{block.place}: nobody would run it"
+
+
+def test_what_pages_take_for_granted_is_made_for_pages_that_are_there() -> None:
+    made = {file.stem for file in PAGES.glob("*.sh")} - {"prelude"}
+    assert made <= {Path(name).stem for name in NAMES}
+
+
+def test_a_page_is_run_on_ports_of_its_own_and_waits_for_its_server() -> None:
+    text = script("docs/quickstart.md")
+    assert not re.search(r"\b(8000|8001)\b", text)
+    assert not re.search(r"^upt-server run.*&", text, re.MULTILINE)
+    assert "pip install" not in text
 
 
 def test_the_generated_tables_are_what_the_code_says() -> None:
@@ -284,6 +347,16 @@ def test_the_recipes_keys_are_listed_with_their_defaults() -> None:
     for name, field in Recipe.model_fields.items():
         if isinstance(field.default, int | float):  # others are given in words
             assert yaml.safe_load(rows[name]) == field.default, name
+
+
+def test_the_sweeps_keys_are_listed_and_the_shown_one_ships() -> None:
+    text = read("docs/training.md")
+    rows = [code(row[0]) for row in table(text, "## Sweeps")]
+    assert rows == list(Sweep.model_fields)
+    shown = [
+        yaml.safe_load(each.text) for each in blocks("docs/training.md") if each.language == "yaml"
+    ]
+    assert yaml.safe_load(read("training/sweeps/glue.yaml")) in shown
 
 
 def test_the_documented_metrics_are_those_of_the_server() -> None:

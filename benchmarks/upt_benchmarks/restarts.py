@@ -1,16 +1,17 @@
 """A server that is killed and comes back on its port, and callers who must lose nothing."""
 
 import random
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 
+from upt_benchmarks.ports import free_port
 from upt_benchmarks.truth import Truth
 from upt_server.client import Client
 from upt_zoo.errors import UptError
@@ -18,14 +19,13 @@ from upt_zoo.references import Reference
 
 _PATIENCE_S = 120.0  # of a caller; a start takes a few seconds, on a busy machine many
 _REMEMBERED_S = 6.0  # the server writes down what is in memory every five
-_LOW_PORTS = (20_000, 30_000)  # no system gives these to whoever connects, so none is taken between
 
 
 class KilledServer:
     """``upt-server run`` with ``options`` on one port, in one process after the other."""
 
     def __init__(self, options: Sequence[str]) -> None:
-        self._options, self._port = options, _free_port()
+        self._options, self._port = options, free_port()
         self._process: subprocess.Popen[str] | None = None
         self.target = f"127.0.0.1:{self._port}"
 
@@ -73,12 +73,13 @@ class Persistent:
     truth: Truth
     asked: Sequence[tuple[Reference, str]]
     source: random.Random
+    token: str | None = None
     calls: list[tuple[float, float]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     def ask_until(self, is_over: threading.Event) -> None:
         """Ask one call after the other."""
-        with Client(self.target, retry_for_s=_PATIENCE_S) as client:
+        with Client(self.target, token=self.token, retry_for_s=_PATIENCE_S) as client:
             while not is_over.is_set():
                 self._ask(client)
 
@@ -98,15 +99,27 @@ class Persistent:
                 self.faults.append(fault)
 
 
-def ask_through_kills(
-    server: KilledServer, callers: Sequence[Persistent], kills: int, source: random.Random
-) -> dict[str, object]:
-    """Kill and start a running server ``kills`` times while callers ask; tell what became of it."""
-    is_over, killed_at_s = threading.Event(), list[float]()
+@contextmanager
+def asking(callers: Sequence[Persistent]) -> Iterator[None]:
+    """Let every caller ask, until the context is left and its last call has ended."""
+    is_over = threading.Event()
     threads = [threading.Thread(target=each.ask_until, args=[is_over]) for each in callers]
     for thread in threads:
         thread.start()
     try:
+        yield
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
+def ask_through_kills(
+    server: KilledServer, callers: Sequence[Persistent], kills: int, source: random.Random
+) -> dict[str, object]:
+    """Kill and start a running server ``kills`` times while callers ask; tell what became of it."""
+    killed_at_s: list[float] = []
+    with asking(callers):
         for _ in range(kills):
             sleep(_REMEMBERED_S + source.uniform(0, 1))
             killed_at_s.append(monotonic())
@@ -114,10 +127,6 @@ def ask_through_kills(
             sleep(source.uniform(0, 2))
             server.start()
         sleep(1)
-    finally:
-        is_over.set()
-        for thread in threads:
-            thread.join()
     calls = [call for each in callers for call in each.calls]
     return {
         "kills": kills,
@@ -140,22 +149,3 @@ def warm_faults(server: KilledServer, asked: set[str]) -> list[str]:
     if resident == asked:
         return []
     return [f"in memory after a start: {sorted(resident)}, before: {sorted(asked)}"]
-
-
-def _free_port() -> int:
-    ports = list(range(*_LOW_PORTS))
-    random.shuffle(ports)
-    for port in ports:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if not _is_taken(probe, port):
-                return port
-    raise OSError("no port is free")
-
-
-def _is_taken(probe: socket.socket, port: int) -> bool:
-    try:
-        probe.bind(("127.0.0.1", port))
-    except OSError:
-        return True
-    return False

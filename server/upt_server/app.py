@@ -14,12 +14,15 @@ import grpc
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from pydantic import JsonValue
+from starlette.routing import Route
 
 from upt_protos.oip import open_inference_pb2, open_inference_pb2_grpc
 from upt_protos.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
-from upt_server import openapi
+from upt_server import openapi, page
 from upt_server.access.callers import Access
 from upt_server.access.grpc_guard import GrpcGuard
+from upt_server.access.open_calls import remember_makers
 from upt_server.access.tokens import TokenFile
 from upt_server.admin import AdminService
 from upt_server.batcher import Batcher
@@ -37,6 +40,7 @@ from upt_server.runner_choice import load_runner
 from upt_server.self_check import SelfCheck
 from upt_server.service import Answers, InferenceService
 from upt_server.settings import Settings
+from upt_server.streams import Streams
 from upt_server.telemetry.grpc_recorder import GrpcRecorder
 from upt_server.telemetry.recorder import Recorder
 from upt_server.telemetry.traces import open_tracer
@@ -63,6 +67,7 @@ _GRPC_OPTIONS = (
     ("grpc.server_handshake_timeout_ms", 20_000),
     ("grpc.max_connection_idle_ms", 300_000),
 )
+_OTHER_PORT = "stop what listens there, or take another port; 0 takes a free one"
 _LAST_WORDS_S = 1.0  # for answers on their way out, and for streams that never end by themselves
 
 
@@ -86,7 +91,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ports], None]) -> None:
     metrics = Metrics()
     tracer = open_tracer(settings.traces, _version())
     recorder = Recorder(tracer=tracer, logged=settings.logged_calls)
-    engine = await asyncio.to_thread(_load_engine, settings, metrics, tracer)
+    engine = await asyncio.to_thread(load_engine, settings, metrics, tracer)
     server = Server(engine, metrics, settings, recorder)
     try:
         ports = await server.start()
@@ -183,18 +188,15 @@ class Server:
         self.stop = asyncio.Event()
         self._health = health.aio.HealthServicer()
         refused = partial(metrics.call_failed, ())
-        self._grpc = _grpc_server(settings, (self._recorder, GrpcGuard(engine.access, refused)))
-        answers = Answers(engine, metrics)
+        self.interceptors = (self._recorder, GrpcGuard(engine.access, refused))
+        self._grpc = _grpc_server(settings, self.interceptors)
+        answers, streams = Answers(engine, metrics), Streams()
         open_inference = OpenInferenceAnswers(
             engine, metrics, _version(), has_model_control=settings.has_model_control
         )
-        inference_pb2_grpc.add_InferenceServicer_to_server(
-            InferenceService(answers, recorder), self._grpc
-        )
-        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            OpenInferenceService(open_inference, recorder), self._grpc
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        self._inference = InferenceService(answers, recorder, streams)
+        self._open_inference = OpenInferenceService(open_inference, recorder, streams)
+        self.add_services(self._grpc)
         names = (
             SERVICE,
             OPEN_INFERENCE_SERVICE,
@@ -204,18 +206,30 @@ class Server:
         if settings.has_reflection:
             reflection.enable_server_reflection(names, self._grpc)
         self._admin = self._build_admin(refused) if settings.admin else None
-        application = build_application(
+        self.application = build_application(
             answers,
             engine.gate,
             metrics,
             engine.access,
             recorder,
-            more_routes=[*rest.build_routes(open_inference), *openapi.build_routes(_version())],
+            more_routes=[
+                *rest.build_routes(open_inference),
+                *openapi.build_routes(_version()),
+                *(self._routes_of_the_page() if settings.has_page else ()),
+            ],
             max_calls=settings.max_concurrent_calls,
             has_metrics=settings.has_metrics,
         )
-        self._http = HttpServer(application, settings.tls)
+        self._http = HttpServer(self.application, settings.tls)
         self._http_task: asyncio.Task[None] | None = None
+
+    def add_services(self, server: grpc.aio.Server) -> None:
+        """Let a gRPC server answer callers; ``interceptors`` are to stand before them."""
+        inference_pb2_grpc.add_InferenceServicer_to_server(self._inference, server)
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            self._open_inference, server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
 
     async def start(self) -> Ports:
         """Listen, and answer that the server is not ready.
@@ -223,6 +237,7 @@ class Server:
         Raises:
             OSError: a port is taken.
         """
+        remember_makers()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         http_socket = _listen(self._settings.host, self._settings.http_port)
         self._http_task = asyncio.create_task(self._http.serve(sockets=[http_socket]))
@@ -234,6 +249,16 @@ class Server:
             admin_port = self._add_port(self._admin, admin.host, admin.port)
             await self._admin.start()
         return Ports(grpc=grpc_port, http=http_socket.getsockname()[1], admin=admin_port)
+
+    def _routes_of_the_page(self) -> list[Route]:
+        settings = self._settings
+        setup: dict[str, JsonValue] = {
+            "grpc_port": settings.grpc_port,
+            "has_metrics": settings.has_metrics,
+            "needs_token": settings.tokens is not None,
+        }
+        backbone = self._engine.status().backbone_digest
+        return page.build_routes(home_store(settings.home), self._engine.access, backbone, setup)
 
     def _build_admin(self, refused: Callable[[grpc.StatusCode], None]) -> grpc.aio.Server:
         if self._settings.tokens is None:
@@ -257,7 +282,7 @@ class Server:
                 return server.add_insecure_port(address)
             return server.add_secure_port(address, self._settings.tls.grpc_credentials())
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {error}") from error
+            raise OSError(f"cannot listen on {address}: {error}; {_OTHER_PORT}") from error
 
     async def open(self) -> None:
         """Admit calls."""
@@ -304,7 +329,12 @@ def _build_access(settings: Settings) -> Access:
     return Access(tokens, is_local=is_local)
 
 
-def _load_engine(settings: Settings, metrics: Metrics, tracer: Tracer | None) -> Engine:
+def load_engine(settings: Settings, metrics: Metrics, tracer: Tracer | None = None) -> Engine:
+    """Load the backbone and put an engine together around the runner that is wanted.
+
+    Raises:
+        UptError: as ``resolve_backbone`` and ``load_runner`` say.
+    """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     backbone = resolve_backbone(settings.backbone)
@@ -332,4 +362,4 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error}") from error
+        raise OSError(f"cannot listen on {host}:{port}: {error}; {_OTHER_PORT}") from error

@@ -11,6 +11,9 @@ from upt_server import statuses
 
 _LOGGER = logging.getLogger(__name__)
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+_CODE_NAMES: dict[object, str] = {
+    known: code.name for code in grpc.StatusCode for known in (code, code.value[0])
+}
 
 
 @asynccontextmanager
@@ -30,7 +33,4 @@ async def ending_with_a_status(context: _Context) -> AsyncIterator[None]:
 
 def code_name(code: object) -> str:
     """Spell a code, which a call's context gives as it was set or as its number."""
-    for known in grpc.StatusCode:
-        if code in (known, known.value[0]):
-            return known.name
-    return str(code)
+    return _CODE_NAMES.get(code, str(code))

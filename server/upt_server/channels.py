@@ -45,6 +45,9 @@ def our_errors(target: str) -> Iterator[None]:
             raise Unavailable(f"{target} ended the call: it stops; try another server") from error
         if details is None and code is grpc.StatusCode.UNAVAILABLE:
             message = f"cannot reach {target}: {message}; is `upt-server run` running there?"
+        if details is None and code is grpc.StatusCode.INTERNAL:
+            # of a proxy whose server died at work: a server's own faults come with details
+            raise Unavailable(f"{target} lost the call; try again") from error
         data = details if isinstance(details, bytes) else b""
         raise statuses.error_of(code, message or code.name, data) from error
 

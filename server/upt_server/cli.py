@@ -15,27 +15,45 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upt_server.commands import operators, planning, scoring, top
+from upt_server.commands import doctor, operators, planning, scoring, top
 from upt_server.commands import tokens as token_commands
 from upt_server.configuration import (
     VARIABLES,
     options_of,
     unknown_variables,
-    use_file,
 )
 from upt_server.options import (
+    Adapter,
+    Config,
+    Device,
+    GrpcPort,
+    Host,
+    HttpPort,
     OwnCertificate,
     OwnKey,
     OwnToken,
     Target,
+    Threads,
     TrustedCa,
+    WantedBackbone,
+    WantedPrecision,
+    WantedRunner,
     connected,
 )
-from upt_server.precision import CheckedLoads, Precision, RunnerChoice
+from upt_server.precision import CheckedLoads
+from upt_server.run_defaults import (
+    ADAPTER_MEMORY_MB,
+    BATCH_TOKENS,
+    GRPC_PORT,
+    HOST,
+    HTTP_PORT,
+    QUEUE_TOKENS,
+    runner_cache_file,
+)
 from upt_server.telemetry.choices import LogFormat, LoggedCalls
 from upt_zoo.errors import InvalidInput
 from upt_zoo.options import AsJson, Home
-from upt_zoo.terminal import print_table, run_command
+from upt_zoo.terminal import is_quiet, make_app, print_table, run_command
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -47,26 +65,17 @@ if TYPE_CHECKING:
     from upt_server.results import Output, Prediction
     from upt_server.tls import ServerTls
 
-# with MiniLM on two cores a batch of 2,048 tokens takes a third of a second; larger ones bring a
-# tenth more throughput; a full queue of 65,536 tokens is worked off in ten seconds
-_BATCH_TOKENS, _QUEUE_TOKENS = 2048, 65_536
 _SHOWN_NUMBERS = 6  # of an embedding
 
 logger = logging.getLogger(__name__)
-app = typer.Typer(
-    help="Serve many adapters on one frozen encoder, and ask a server for answers.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # it would read the brackets of the grammar as markup
-)
+app = make_app("Serve many adapters on one frozen encoder, and ask a server for answers.")
 app.add_typer(token_commands.app, name="token")
 app.add_typer(operators.app, name="admin")
 app.command()(operators.status)
 app.command()(top.top)
+app.command(context_settings={"auto_envvar_prefix": VARIABLES})(doctor.doctor)
 app.command()(scoring.score)
 app.command()(planning.plan)
-Adapter = Annotated[str, typer.Argument(metavar="REF", help="name[:version][@digest]")]
 
 
 def main() -> None:
@@ -79,27 +88,10 @@ def main() -> None:
 @app.command(context_settings={"auto_envvar_prefix": VARIABLES})
 def run(
     context: typer.Context,
-    host: Annotated[str, typer.Option(help="Address to listen on, for both ports.")] = "127.0.0.1",
-    grpc_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="For callers; 0 takes a free one.")
-    ] = 8001,
-    http_port: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=65535,
-            help="For callers in JSON and for operators' tools; 0 takes a free one.",
-        ),
-    ] = 8000,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            is_eager=True,
-            callback=use_file,
-            help="File of options, TOML; the command line and variables go before it.",
-        ),
-    ] = None,
+    host: Host = HOST,
+    grpc_port: GrpcPort = GRPC_PORT,
+    http_port: HttpPort = HTTP_PORT,
+    config: Config = None,
     preload: Annotated[
         str,
         typer.Option(
@@ -109,37 +101,24 @@ def run(
         ),
     ] = "",
     home: Home = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            help="Hub id, or directory with config.json, model.safetensors and tokenizer.json.",
-            show_default="the embedded one",
-        ),
-    ] = None,
-    precision: Annotated[
-        Precision, typer.Option(help="exact: fp32. fast: int8 or bf16, whichever is faster.")
-    ] = "exact",
-    runner: Annotated[
-        RunnerChoice, typer.Option(help="What computes; auto measures and takes the fastest.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, or cuda with the torch runners.")] = "cpu",
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Threads that compute.", show_default="torch's own choice"),
-    ] = None,
+    backbone: WantedBackbone = None,
+    precision: WantedPrecision = "exact",
+    runner: WantedRunner = "auto",
+    device: Device = "cpu",
+    threads: Threads = None,
     max_batch_tokens: Annotated[
         int,
         typer.Option(
             min=1,
             help="Tokens of a batch, prompt vectors included; a longer row goes alone.",
         ),
-    ] = _BATCH_TOKENS,
+    ] = BATCH_TOKENS,
     max_queue_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens that may wait.")
-    ] = _QUEUE_TOKENS,
+    ] = QUEUE_TOKENS,
     adapter_memory_mb: Annotated[
         int, typer.Option(min=1, help="Memory for adapters, in MiB.")
-    ] = 2048,
+    ] = ADAPTER_MEMORY_MB,
     tls_cert: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Certificate of both ports, PEM.")
     ] = None,
@@ -221,6 +200,7 @@ def run(
         ),
     ] = False,
     no_metrics: Annotated[bool, typer.Option("--no-metrics", help="Do not show /metrics.")] = False,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Do not show the web page.")] = False,
     drain_timeout_s: Annotated[
         float, typer.Option(min=0, help="Time to finish calls when told to stop.")
     ] = 30.0,
@@ -236,8 +216,6 @@ def run(
     """Serve until SIGTERM or SIGINT."""
     import asyncio
 
-    import platformdirs
-
     from upt_server.app import serve
     from upt_server.routes import Route
     from upt_server.scheduling import Budget, parse_weight
@@ -247,7 +225,7 @@ def run(
     from upt_zoo.backbone import EMBEDDED_HUB_ID
     from upt_zoo.references import Reference
 
-    _log_to_stderr(log_format)
+    _log_to_stderr(log_format, logging.WARNING if is_quiet(context) else logging.INFO)
     for warning in unknown_variables(os.environ, options_of(context.command.params)):
         logger.warning(warning)
     settings = Settings(
@@ -260,7 +238,7 @@ def run(
         precision=precision,
         runner=runner,
         device=device,
-        runner_cache=platformdirs.user_cache_path("upt", appauthor=False) / "runners.json",
+        runner_cache=runner_cache_file(),
         threads=threads,
         budget=Budget(tokens=max_batch_tokens),
         max_queue_tokens=max_queue_tokens,
@@ -275,6 +253,7 @@ def run(
         self_check=self_check,
         has_reflection=not no_reflection,
         has_metrics=not no_metrics,
+        has_page=not no_page,
         traces=choose_traces(trace_endpoint, os.environ),
         logged_calls=log_calls,
         has_model_control=model_control,
@@ -348,20 +327,22 @@ def list_adapters(
             )
             for adapter in adapters
         ),
+        empty=f"{server} has no adapters in its store; `upt-zoo pull NAME` there brings one",
     )
 
 
-def _log_to_stderr(form: LogFormat) -> None:
+def _log_to_stderr(form: LogFormat, level: int) -> None:
+    """Log where no ``--quiet`` reaches: what is wrong with a server is said in any case."""
     from upt_server.telemetry.log_lines import make_formatter
 
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(make_formatter(form))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def _log_audit(file: Path | None) -> None:
     """Write the lines of the audit log as they are: to a file, else to stderr."""
-    handler = logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file)
+    handler = logging.StreamHandler(sys.__stderr__) if file is None else logging.FileHandler(file)
     logger = logging.getLogger("upt_server.audit")
     logger.addHandler(handler)
     logger.propagate = False

@@ -34,6 +34,7 @@ from upt_protos.v1 import inference_pb2_grpc
 from upt_server import wire
 from upt_server.channels import open_async_channel, open_channel, our_errors
 from upt_server.inputs import Input, Options
+from upt_server.portions import INPUTS_A_CALL, portions
 from upt_server.results import AdapterDescription, Output, Prediction
 from upt_server.retries import Retries
 from upt_server.telemetry.outgoing import outgoing_context
@@ -120,6 +121,27 @@ class Client:
         """
         inputs = [_input(adapter, texts, fields, options) for adapter in adapters]
         return self._predict(wire.write_shared(inputs))
+
+    def predict_all(
+        self,
+        inputs: Iterable[tuple[str, Sequence[str]]],
+        *,
+        inputs_a_call: int = INPUTS_A_CALL,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> Iterator[Output]:
+        """Answer any number of pairs of adapter and texts, in their order, call after call.
+
+        A call takes at most ``inputs_a_call`` of them, and fewer long ones; ``inputs`` are read as
+        the outputs are. Where a call fails, its outputs are missing: of the input that the message
+        names, the place is that in the call, behind all that were answered.
+
+        Raises:
+            InvalidInput: ``inputs_a_call`` is less than one.
+            UptError: what the server says.
+            TimeoutError: no answer in time to one of the calls.
+        """
+        for portion in portions(inputs, inputs_a_call):
+            yield from self.predict_many(portion, options=options).outputs
 
     def predict_stream(
         self, inputs: Iterable[tuple[str, Sequence[str]]], *, options: Options = DEFAULT_OPTIONS
@@ -233,6 +255,18 @@ class AsyncClient:
         """Answer one input by each of several adapters, as ``Client.predict_each``."""
         inputs = [_input(adapter, texts, fields, options) for adapter in adapters]
         return await self._predict(wire.write_shared(inputs))
+
+    async def predict_all(
+        self,
+        inputs: Iterable[tuple[str, Sequence[str]]],
+        *,
+        inputs_a_call: int = INPUTS_A_CALL,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> AsyncIterator[Output]:
+        """Answer any number of pairs of adapter and texts in order, as ``Client.predict_all``."""
+        for portion in portions(inputs, inputs_a_call):
+            for output in (await self.predict_many(portion, options=options)).outputs:
+                yield output
 
     async def predict_stream(
         self,

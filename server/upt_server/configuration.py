@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import typer
-from typer.core import TyperOption
+from typer.core import TyperGroup, TyperOption
 
+from upt_zoo.close_names import did_you_mean
 from upt_zoo.errors import InvalidInput
-from upt_zoo.local.close_names import close_names
 
 VARIABLES = "UPT_SERVER"  # the prefix
 Value = str | bool | list[str]
@@ -23,10 +23,10 @@ def use_file(context: typer.Context, file: Path | None) -> Path | None:
     """Take a file's values for defaults, before any other option is looked at.
 
     Raises:
-        InvalidInput: the file cannot be read, or says what no option takes.
+        InvalidInput: the file cannot be read, or says what no option of ``run`` takes.
     """
     if file is not None and not context.resilient_parsing:
-        context.default_map = dict(read_file(file, options_of(context.command.params)))
+        context.default_map = dict(read_file(file, _options_of_run(context)))
     return file
 
 
@@ -42,7 +42,7 @@ def read_file(file: Path, options: Iterable[TyperOption]) -> Mapping[str, Value]
         raise InvalidInput(f"cannot read {file} as TOML: {error}") from error
     by_key = {key_of(option): option for option in options if key_of(option) != "config"}
     for key in found.keys() - by_key.keys():
-        raise InvalidInput(f"{file}: no option {key}{_meant(key, by_key)}")
+        raise InvalidInput(f"{file}: no option {key}{did_you_mean(key, by_key)}")
     return {
         by_key[key].name or key: _value(f"{file}: {key}", value, by_key[key])
         for key, value in found.items()
@@ -53,7 +53,7 @@ def unknown_variables(environ: Iterable[str], options: Iterable[TyperOption]) ->
     """Say of each variable that looks like an option's and is none what may be meant."""
     known = {variable_of(option): option for option in options}
     return [
-        f"{name} names no option{_meant(name, known)}"
+        f"{name} names no option{did_you_mean(name, known)}"
         for name in sorted(environ)
         if name.startswith(f"{VARIABLES}_") and name not in known
     ]
@@ -74,6 +74,13 @@ def variable_of(option: TyperOption) -> str:
     return str(option.envvar or f"{VARIABLES}_{option.name}".upper())
 
 
+def _options_of_run(context: typer.Context) -> list[TyperOption]:
+    """Return what the file may say; another command takes from it what it shares with ``run``."""
+    group = context.find_root().command
+    command = group.commands["run"] if isinstance(group, TyperGroup) else context.command
+    return options_of(command.params)
+
+
 def _value(where: str, value: object, option: TyperOption) -> Value:
     """Check a value's kind; typer reads strings as it reads the command line."""
     if option.is_flag:
@@ -87,8 +94,3 @@ def _value(where: str, value: object, option: TyperOption) -> Value:
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
     raise InvalidInput(f"{where}: expected a string or a number, got {value!r}")
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    close = close_names(name, list(known))
-    return f"; did you mean {' or '.join(close)}?" if close else ""

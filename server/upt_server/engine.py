@@ -1,16 +1,18 @@
 """Text in, answer out: adapters, tokens, a batch, answers. Knows no protocol.
 
-Whatever is slow leaves the event loop: loading, tokenising and answering on threads of their own,
-computing on the runner's.
+Whatever is slow leaves the event loop: loading, and tokenising and answering long calls, on threads
+of their own, computing on the runner's.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from math import inf
 from time import perf_counter
+from typing import TypeVar
 
 from upt_server.access.callers import Access
 from upt_server.batcher import Batcher, Job
@@ -35,8 +37,11 @@ from upt_zoo.references import Reference
 from upt_zoo.tokenization import Tokenizer, TokenRow
 
 logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 _TEXT_THREADS = 2
+# what is tokenised, and answered, on the event loop itself, within a millisecond
+_SHORT_INPUTS, _SHORT_CHARS = 8, 2000
 _NO_TOKENS = TokenRow(ids=[], type_ids=[])
 
 
@@ -188,7 +193,7 @@ class Engine:
     async def _predict(
         self, inputs: Sequence[Input], leases: ExitStack, ends_at_s: float
     ) -> Prediction:
-        loop = asyncio.get_running_loop()
+        loop, are_short = asyncio.get_running_loop(), _are_short(inputs)
         started = perf_counter()
         self._batcher.check_room(len(inputs))  # at least: what is refused shall cost little
         with phase("load"):
@@ -197,8 +202,8 @@ class Engine:
         rows = self._empty_rows(inputs, held)
         self._batcher.check_admission(rows, ends_at_s - loop.time())
         with phase("tokenize"):
-            encoded = await loop.run_in_executor(
-                self._threads, encode, self._tokenizer, inputs, held, self.limits.max_rows
+            encoded = await self._compute(
+                are_short, partial(encode, self._tokenizer, inputs, held, self.limits.max_rows)
             )
         tokenized = perf_counter()
         self._check_gate_rows(encoded)
@@ -208,8 +213,8 @@ class Engine:
             jobs = self._jobs(encoded)
             computed = await self._batcher.compute(jobs, time_left_s=ends_at_s - loop.time())
         gates = await self._read_gates(encoded)
-        outputs = await loop.run_in_executor(
-            self._threads, form_outputs, encoded, computed.logits, gates
+        outputs = await self._compute(
+            are_short, partial(form_outputs, encoded, computed.logits, gates)
         )
         return Prediction(
             outputs=outputs,
@@ -224,6 +229,12 @@ class Engine:
             ),
             batches=computed.batches,
         )
+
+    async def _compute(self, is_short: bool, work: Callable[[], _Result]) -> _Result:
+        """Do what is short here, since to ask a thread takes longer, and the rest in a thread."""
+        if is_short:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _empty_rows(self, inputs: Sequence[Input], held: Mapping[Reference, Lease]) -> list[Job]:
         """Return the call's rows as far as they are known before texts are tokenised."""
@@ -266,3 +277,7 @@ class Engine:
             for index, item in enumerate(encoded)
             if item.options.has_gates
         }
+
+
+def _are_short(inputs: Sequence[Input]) -> bool:
+    return len(inputs) <= _SHORT_INPUTS and sum(item.chars for item in inputs) <= _SHORT_CHARS

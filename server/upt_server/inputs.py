@@ -63,6 +63,11 @@ class Input:
     options: Options = Options()
     path: str = field(default="", compare=False)
 
+    @property
+    def chars(self) -> int:
+        """Characters of all its texts."""
+        return sum(map(len, (*self.texts, *self.fields.values())))
+
 
 @contextmanager
 def at_input(index: int, path: str = "") -> Iterator[None]:
@@ -94,11 +99,10 @@ def check_sizes(inputs: Sequence[Input], limits: Limits) -> None:
     """
     check_count(len(inputs), limits)
     for index, item in enumerate(inputs):
-        chars = sum(map(len, (*item.texts, *item.fields.values())))
-        if chars > limits.max_input_chars:
+        if item.chars > limits.max_input_chars:
             with at_input(index, item.path):
                 raise InvalidText(
-                    f"expected at most {limits.max_input_chars} characters, got {chars}"
+                    f"expected at most {limits.max_input_chars} characters, got {item.chars}"
                 )
 
 

@@ -1,4 +1,4 @@
-"""What the commands of ``upt-server`` share: how they reach a server, and who they are."""
+"""What the commands of ``upt-server`` share: how a server starts, how to reach it, who asks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -7,12 +7,56 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from upt_server.configuration import use_file
+from upt_server.precision import Precision, RunnerChoice
 from upt_zoo.errors import InvalidInput, Unavailable
+from upt_zoo.options import complete_adapter
 
 if TYPE_CHECKING:
     from upt_server.tls import ClientTls
 
 Connection = TypeVar("Connection")
+Adapter = Annotated[
+    str,
+    typer.Argument(metavar="REF", help="name[:version][@digest]", autocompletion=complete_adapter),
+]
+Host = Annotated[str, typer.Option(help="Address to listen on, for both ports.")]
+GrpcPort = Annotated[int, typer.Option(min=0, max=65535, help="For callers; 0 takes a free one.")]
+HttpPort = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="For callers in JSON and for operators' tools; 0 takes a free one.",
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        is_eager=True,
+        callback=use_file,
+        help="File of options, TOML; the command line and variables go before it.",
+    ),
+]
+WantedBackbone = Annotated[
+    str | None,
+    typer.Option(
+        help="Hub id, or directory with config.json, model.safetensors and tokenizer.json.",
+        show_default="the embedded one",
+    ),
+]
+WantedPrecision = Annotated[
+    Precision, typer.Option(help="exact: fp32. fast: int8 or bf16, whichever is faster.")
+]
+WantedRunner = Annotated[
+    RunnerChoice, typer.Option(help="What computes; auto measures and takes the fastest.")
+]
+Device = Annotated[str, typer.Option(help="cpu, or cuda with the torch runners.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads that compute.", show_default="torch's own choice"),
+]
 Target = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The server to ask.")]
 AdminTarget = Annotated[
     str, typer.Option("--server", metavar="HOST:PORT", help="The server's port for operators.")

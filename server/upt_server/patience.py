@@ -1,16 +1,17 @@
-"""gRPC calls whose first message does not come in time end, and free their place.
+"""gRPC calls whose caller is silent, or does not take what it asked for, end and free their place.
 
 gRPC itself waits for the message of a unary call as long as the caller likes, before any handler
 runs. So every handler becomes one of a stream here, which on the wire is the same.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeAlias, cast
 
 import grpc
 
+from upt_server.access.open_calls import OpenCall
 from upt_server.calls import ending_with_a_status
 from upt_zoo.errors import InvalidInput
 
@@ -21,15 +22,20 @@ _Requests: TypeAlias = AsyncIterator[Any]
 _Answer = Callable[[Any, _Context], Awaitable[Any]]
 _AnswerStream = Callable[[_Requests, _Context], AsyncIterator[Any]]
 _FIRST_MESSAGE_S = 30.0  # as long as a call may take
+_SILENCE_S = 300.0  # as long as a connection without calls is kept
+_STANDSTILL_S = 390.0  # longer by as much as a call may take, so that who is silent is told
 _LAST_WORDS_S = 0.2
 
 
-def impatient(handler: _Handler) -> _Handler:
-    """Return a handler that waits for the first message itself, and not for ever."""
+def impatient(handler: _Handler, call: OpenCall) -> _Handler:
+    """Return a handler of ``call`` that waits for messages itself, and not for ever.
+
+    A stream ends, too, if its caller takes no answers.
+    """
     make, behaviour = (
         (grpc.stream_unary_rpc_method_handler, _unary(cast("_Answer", handler.unary_unary)))
         if handler.unary_unary
-        else (grpc.stream_stream_rpc_method_handler, _stream(handler))
+        else (grpc.stream_stream_rpc_method_handler, _stream(handler, call))
     )
     return cast("Callable[[Any, Any, Any], _Handler]", make)(
         behaviour, handler.request_deserializer, handler.response_serializer
@@ -49,43 +55,79 @@ async def pass_over(requests: _Requests) -> None:
 
 def _unary(answer: _Answer) -> Any:
     async def call(requests: _Requests, context: _Context) -> Any:
-        return await answer(await _first(requests, context), context)
+        return await answer(await _only(requests, context), context)
 
     return call
 
 
-def _stream(handler: _Handler) -> Any:
+def _stream(handler: _Handler, open_call: OpenCall) -> Any:
     async def write(requests: _Requests, context: _Context) -> AsyncIterator[Any]:
         # of the kind that writes; no service here has one that yields
         answer = cast("_Answer", handler.unary_stream)
-        await answer(await _first(requests, context), context)
+        await answer(await _only(requests, context), context)
         return
         yield  # makes it a stream
 
     async def call(requests: _Requests, context: _Context) -> AsyncIterator[Any]:
-        first = await _first(requests, context, is_needed=False)
+        messages = _Messages(await _first(requests, context), requests, open_call)
         answer = cast("_AnswerStream", handler.stream_stream)
-        async for response in answer(_all(first, requests), context):
+        async for response in answer(messages.until_silence(), context):
+            open_call.end_after(_STANDSTILL_S)
             yield response
+        open_call.end_after(_STANDSTILL_S)
+        if messages.are_awaited:
+            async with ending_with_a_status(context):
+                raise TimeoutError(f"expected a message, or the end, within {_SILENCE_S:g} s")
 
     return write if handler.unary_stream else call
 
 
-async def _first(requests: _Requests, context: _Context, *, is_needed: bool = True) -> Any:
-    """Return the first message, or None if none came and none is needed; else end the call."""
-    async with ending_with_a_status(context):
+class _Messages:
+    """The messages of a stream; ``are_awaited`` tells that they ended because none came in time."""
+
+    def __init__(self, first: Any, more: _Requests, open_call: OpenCall) -> None:
+        self._first, self._more, self._open_call = first, more, open_call
+        self.are_awaited = False
+
+    async def until_silence(self) -> AsyncIterator[Any]:
+        message = self._first
         try:
-            async with asyncio.timeout(_FIRST_MESSAGE_S):
-                first = await anext(aiter(requests), None)
+            while message is not None:
+                self._open_call.end_after(_STANDSTILL_S)
+                yield message
+                async with asyncio.timeout(_SILENCE_S):
+                    message = await anext(aiter(self._more), None)
         except TimeoutError:
-            raise TimeoutError(f"expected a message within {_FIRST_MESSAGE_S:g} s") from None
-        if first is None and is_needed:
+            self.are_awaited = True
+        finally:
+            await _let_go(self._more)
+
+
+async def _only(requests: _Requests, context: _Context) -> Any:
+    """Return the first message and let go of the others; end the call if there is none."""
+    first = await _first(requests, context)
+    if first is None:
+        async with ending_with_a_status(context):
             raise InvalidInput("expected a message, got none")
-        return first
+    await _let_go(requests)
+    return first
 
 
-async def _all(first: Any, requests: _Requests) -> AsyncIterator[Any]:
-    if first is not None:
-        yield first
-        async for request in requests:
-            yield request
+async def _first(requests: _Requests, context: _Context) -> Any:
+    """Return the first message, or None if there is none; end the call if none comes in time."""
+    try:
+        async with asyncio.timeout(_FIRST_MESSAGE_S):
+            return await anext(aiter(requests), None)
+    except TimeoutError:
+        async with ending_with_a_status(context):
+            raise TimeoutError(f"expected a message within {_FIRST_MESSAGE_S:g} s") from None
+
+
+async def _let_go(requests: _Requests) -> None:
+    """Close the iterator of messages: gRPC's refers to itself.
+
+    A call that was ended would stay open until the garbage collector finds it.
+    """
+    messages = aiter(requests)
+    if isinstance(messages, AsyncGenerator):
+        await messages.aclose()

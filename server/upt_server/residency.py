@@ -131,6 +131,7 @@ class Residency:
         self._retry_at: dict[str, float] = {}  # by digest, the event loop's time
         self._check, self._are_all_checked = check, are_all_checked
         self._refused: dict[str, str] = {}  # why, by digest
+        self._warned_of: set[str] = set()  # digests; one is loaded as often as it is evicted
         self._threads = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="upt-load")
         self.resolver = Resolver(store, backbone.identity.digest, self._threads)
 
@@ -322,17 +323,23 @@ class Residency:
 
     def _read(self, stored: StoredAdapter) -> PreparedAdapter:
         spec, arrays = self._store.load(stored)
-        trained = spec.lineage.precision
-        if (trained == "int8") != self._runner.name.endswith("int8"):
-            # bf16 and fp32 give the same metrics within 0.1 point (docs/decisions/log.md)
-            _LOGGER.warning(
-                "%s learnt on a backbone in %s and is served by %s: its metrics may not hold",
-                stored.reference,
-                trained,
-                self._runner.name,
-            )
+        self._warn_of_precision(stored, spec.lineage.precision)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return self._runner.prepare(spec, tensors)
+
+    def _warn_of_precision(self, stored: StoredAdapter, trained: str) -> None:
+        """Say once of an adapter that it learnt on other numbers than it is served with."""
+        if (trained == "int8") == self._runner.name.endswith("int8"):
+            return  # bf16 and fp32 give the same metrics within 0.1 point (docs/decisions/log.md)
+        if stored.digest in self._warned_of:
+            return
+        self._warned_of.add(stored.digest)
+        _LOGGER.warning(
+            "%s learnt on a backbone in %s and is served by %s: its metrics may not hold",
+            stored.reference,
+            trained,
+            self._runner.name,
+        )
 
     def _make_room(self, stored: StoredAdapter, size_bytes: int) -> None:
         if size_bytes > self.limit_bytes:

@@ -12,7 +12,7 @@ from upt_zoo.answers import Answer, SpanAnswer
 from upt_zoo.local.store import StoredAdapter
 from upt_zoo.spec import HeadKind
 
-Gates = Mapping[str, float]  # one layer's, by the names of ``upt_zoo.nn.gates.gate_names``
+Gates = Mapping[str, float]  # one layer's, by the names of ``upt_zoo.layout.gate_names``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

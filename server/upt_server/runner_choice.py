@@ -79,6 +79,18 @@ def load_runner(
     return _fastest(load, able, _Memory(cache, backbone))
 
 
+def measured_earlier(
+    backbone: Backbone,
+    names: list[RunnerName],
+    *,
+    threads: int,
+    cache: Path | None,
+    device: str = "cpu",
+) -> dict[RunnerName, float]:
+    """Return the milliseconds that ``auto`` remembers of each runner, none if it has to measure."""
+    return _Memory(cache, backbone).recall(names, threads, device)
+
+
 def missing_for(name: RunnerName, config: EncoderConfig, device: str = "cpu") -> str | None:
     """Say what this machine or the kernel lacks to run so; None if nothing."""
     if device != "cpu":
@@ -122,7 +134,7 @@ class _Memory:
     def __init__(self, file: Path | None, backbone: Backbone) -> None:
         self._file, self._backbone = file, backbone
 
-    def key(self, names: list[RunnerName], threads: int, device: str) -> str:
+    def _key(self, names: list[RunnerName], threads: int, device: str) -> str:
         facts = [
             names,
             threads,
@@ -134,29 +146,32 @@ class _Memory:
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def read(self) -> dict[str, dict[RunnerName, float]]:
+    def recall(self, names: list[RunnerName], threads: int, device: str) -> dict[RunnerName, float]:
+        known = self._read().get(self._key(names, threads, device), {})
+        return known if set(known) == set(names) else {}
+
+    def _read(self) -> dict[str, dict[RunnerName, float]]:
         try:
             text = self._file.read_text(encoding="utf-8") if self._file else "{}"
             return _MEASURED.validate_json(text)
         except (OSError, ValueError):
             return {}
 
-    def write(self, key: str, measured: dict[RunnerName, float]) -> None:
+    def keep(self, measured: dict[RunnerName, float], threads: int, device: str) -> None:
         if self._file is None:
             return
+        key = self._key([*measured], threads, device)
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             partial = self._file.with_suffix(".partial")
-            partial.write_text(json.dumps(self.read() | {key: measured}), encoding="utf-8")
+            partial.write_text(json.dumps(self._read() | {key: measured}), encoding="utf-8")
             partial.replace(self._file)
         except OSError as error:
             _LOGGER.warning("what the runners took is not remembered: %s", error)
 
 
 def _fastest(load: _Loader, names: list[RunnerName], memory: _Memory) -> Runner:
-    key = memory.key(names, load.threads, load.device)
-    known = memory.read().get(key, {})
-    if set(known) == set(names):
+    if known := memory.recall(names, load.threads, load.device):
         best = min(names, key=lambda name: known[name])
         _LOGGER.info("runner %s: %s, measured earlier", best, _shown(known))
         return _warm(load(best), load)
@@ -164,7 +179,7 @@ def _fastest(load: _Loader, names: list[RunnerName], memory: _Memory) -> Runner:
     measured = {
         name: _measure(runner, load.config, load.device) for name, runner in runners.items()
     }
-    memory.write(key, measured)
+    memory.keep(measured, load.threads, load.device)
     best = min(names, key=lambda name: measured[name])
     _LOGGER.info("runner %s: %s", best, _shown(measured))
     return runners[best]

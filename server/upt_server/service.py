@@ -16,15 +16,13 @@ from upt_server.calls import ending_with_a_status
 from upt_server.engine import Engine
 from upt_server.inputs import check_count
 from upt_server.metrics import Metrics
-from upt_server.streams import answer_as_ready
+from upt_server.streams import Streams
 from upt_server.telemetry.recorder import Recorder
 from upt_server.telemetry.records import note_answered, note_failed
 from upt_zoo.references import Reference
 
 _LOGGER = logging.getLogger(__name__)
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
-_STREAM_REQUESTS = 64  # of one stream at work or unread at once; more wait in the connection
-_ALL_STREAM_REQUESTS = 1024  # of all streams at work, as many as there may be calls
 
 
 class Answers:
@@ -66,9 +64,8 @@ class Answers:
 class InferenceService(inference_pb2_grpc.InferenceServicer):
     """Serves ``upt.v1.Inference``."""
 
-    def __init__(self, answers: Answers, recorder: Recorder) -> None:
-        self._answers, self._recorder = answers, recorder
-        self._places = asyncio.Semaphore(_ALL_STREAM_REQUESTS)
+    def __init__(self, answers: Answers, recorder: Recorder, streams: Streams) -> None:
+        self._answers, self._recorder, self._streams = answers, recorder, streams
 
     async def Predict(self, request: pb.PredictRequest, context: _Context) -> pb.PredictResponse:
         """Answer every input of the call."""
@@ -93,9 +90,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 
         async with (
             ending_with_a_status(context),
-            aclosing(
-                answer_as_ready(requests, answer, _STREAM_REQUESTS, self._places)
-            ) as responses,
+            aclosing(self._streams.answer(requests, answer)) as responses,
         ):
             async for response in responses:
                 yield response

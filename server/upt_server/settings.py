@@ -66,5 +66,6 @@ class Settings:
     has_reflection: bool = True
     has_model_control: bool = False
     has_metrics: bool = True
+    has_page: bool = True
     traces: Traces | None = None
     logged_calls: LoggedCalls = "none"

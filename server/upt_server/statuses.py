@@ -9,6 +9,7 @@ Source: google/rpc/error_details.proto; AIP-193.
 import asyncio
 import re
 from collections.abc import Iterator
+from functools import cache
 
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # no py.typed
@@ -67,7 +68,7 @@ def code_of(error: BaseException) -> StatusCode:
 
 def reason_of(kind: type[BaseException]) -> str:
     """Spell an error's class as ``google.rpc.ErrorInfo`` wants reasons: ``ADAPTER_NOT_FOUND``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).upper()
+    return _spell_out(kind.__name__)
 
 
 def message_of(error: BaseException) -> str:
@@ -118,11 +119,20 @@ def error_named(
     reason: str, code: StatusCode, message: str, *, retry_after_s: float = 0.0
 ) -> Exception:
     """Return the error whose class a reason names, else the nearest one to a code."""
-    reasons: dict[str, type[Exception]] = {reason_of(k): k for k in _subclasses(UptError)}
-    kind = reasons.get(reason) or _KINDS.get(code, UptError)
+    kind = _kinds_by_reason().get(reason) or _KINDS.get(code, UptError)
     if issubclass(kind, Overloaded | Unavailable):
         return kind(message, retry_after_s=retry_after_s or 1.0)
     return kind(message)
+
+
+@cache
+def _spell_out(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper()
+
+
+@cache
+def _kinds_by_reason() -> dict[str, type[Exception]]:
+    return {reason_of(kind): kind for kind in _subclasses(UptError)}
 
 
 def _notes(error: BaseException) -> list[str]:

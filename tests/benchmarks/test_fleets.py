@@ -8,9 +8,10 @@ import pytest
 from upt_benchmarks.costing import Sample, beyond, fit, shapes
 from upt_benchmarks.fleets.against import compare, predict_closed, predict_open
 from upt_benchmarks.fleets.fleet import Fleet, Scaling
-from upt_benchmarks.fleets.routing import AffinityRouter, LeastLoadedRouter, RandomRouter, Routing
+from upt_benchmarks.fleets.routing import LeastLoadedRouter, RandomRouter, Routing
 from upt_benchmarks.fleets.runs import Seen, Setting, run
 from upt_benchmarks.fleets.traffic import Burst, Bursty, Steady
+from upt_server.affinity import AffinityRouter
 from upt_server.capacity.clock import Clock
 from upt_server.capacity.costs import BatchCosts, Costs
 from upt_server.capacity.demand import cut, popularity

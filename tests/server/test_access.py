@@ -88,6 +88,8 @@ def test_a_name_is_taken_once_and_free_after_revoking(file: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     with pytest.raises(NotFound, match="no token nobody"):
         revoke_token(file, "nobody")
+    with pytest.raises(NotFound, match="did you mean ci"):
+        revoke_token(file, "cii")
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,32 @@ async def test_a_mixed_call_is_answered_in_order_by_one_batch(client: AsyncClien
     assert prediction.timings.total_ms > prediction.timings.forward_ms > 0
 
 
+async def test_any_number_of_inputs_is_answered_in_order_by_calls_of_bounded_size(
+    served: Served,
+) -> None:
+    inputs = [*MIXED, *MIXED[::-1], MIXED[0]]
+    async with AsyncClient(served.target) as client:
+        whole = await client.predict_many(inputs)
+        found = [each async for each in client.predict_all(iter(inputs), inputs_a_call=2)]
+        assert [each.adapter for each in found] == [each.adapter for each in whole.outputs]
+        assert served.metrics.text().count(b"upt_request_duration_seconds_count 6.0") == 1
+
+    def blocking() -> list[str]:
+        with Client(served.target) as client:
+            return [each.adapter.name for each in client.predict_all(inputs, inputs_a_call=4)]
+
+    assert await asyncio.to_thread(blocking) == [name for name, _ in inputs]
+
+
+async def test_of_many_inputs_those_before_a_bad_one_are_answered(served: Served) -> None:
+    inputs = [MIXED[0]] * 3 + [("sst2", [""])]
+    async with AsyncClient(served.target) as client:
+        outputs = client.predict_all(inputs, inputs_a_call=2)
+        assert [(await anext(outputs)).adapter.name for _ in range(2)] == ["sst2", "sst2"]
+        with pytest.raises(InvalidText, match=r"inputs\[1\]: .*sentence is empty"):
+            await anext(outputs)
+
+
 async def test_one_text_is_answered_by_each_adapter_with_the_options(client: AsyncClient) -> None:
     prediction = await client.predict_each(["sst2", "cola"], FILM, options=Options(top_k=1))
     assert [output.adapter.name for output in prediction.outputs] == ["sst2", "cola"]
@@ -140,23 +166,35 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
             await client.predict("sst2", FILM)
 
 
-class StoppingService(inference_pb2_grpc.InferenceServicer):
-    """Ends calls as gRPC itself ends those that a stopping server has not taken up."""
+@dataclass
+class EndingService(inference_pb2_grpc.InferenceServicer):
+    """Ends calls as gRPC and proxies do, without details."""
+
+    code: grpc.StatusCode
 
     async def Predict(
         self, request: PredictRequest, context: "grpc.aio.ServicerContext[object, object]"
     ) -> PredictResponse:
-        await context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+        await context.abort(self.code, "somebody's words")
 
 
-async def test_a_call_that_a_stopping_server_never_took_up_is_unavailable() -> None:
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        # of calls that a stopping server has not taken up
+        (grpc.StatusCode.CANCELLED, "ended the call: it stops"),
+        # of calls whose server died behind a proxy
+        (grpc.StatusCode.INTERNAL, "lost the call"),
+    ],
+)
+async def test_a_call_that_nobody_answered_is_unavailable(code: grpc.StatusCode, said: str) -> None:
     server = grpc.aio.server()
-    service = StoppingService()  # type: ignore[abstract]  # of three calls it is asked one
+    service = EndingService(code)  # type: ignore[abstract]  # of three calls it is asked one
     inference_pb2_grpc.add_InferenceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with AsyncClient(f"127.0.0.1:{port}") as client:
-        with pytest.raises(Unavailable, match="ended the call: it stops"):
+        with pytest.raises(Unavailable, match=said):
             await client.predict("sst2", FILM)
     await server.stop(None)
 

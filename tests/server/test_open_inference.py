@@ -3,6 +3,7 @@
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
@@ -10,8 +11,9 @@ import pytest
 
 from upt_protos.oip import open_inference_pb2 as pb
 from upt_protos.oip import open_inference_pb2_grpc
-from upt_server.open_inference import service
+from upt_server import app
 from upt_server.runner import TorchRunner
+from upt_server.streams import Streams
 from upt_testing.serving import TIMEOUT_S, FakeRunner, make_settings, serving
 from upt_zoo.backbone import Backbone
 from upt_zoo.local.store import Store
@@ -160,7 +162,7 @@ async def test_a_stream_is_answered_in_order_and_survives_errors(stub: "Stub") -
 async def test_streams_that_are_left_early_take_no_place_from_later_ones(
     store: Store, backbone: Backbone, runner: TorchRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_ALL_STREAM_REQUESTS", 4)
+    monkeypatch.setattr(app, "Streams", partial(Streams, most_of_all=4))
 
     async def asked() -> AsyncIterator[pb.ModelInferRequest]:
         for _ in range(100):

@@ -88,7 +88,14 @@ def test_a_token_is_shown_once_listed_and_revoked(tmp_path: Path) -> None:
     wrong = upt_server("token", "create", *places, "--name", "x", "--scope", "root")
     assert (wrong.returncode, wrong.stdout) == (64, "")
     assert upt_server("token", "revoke", *places, "--name", "web").returncode == 0
-    assert upt_server("token", "revoke", *places, "--name", "web").returncode == 66
+    gone = upt_server("token", "revoke", *places, "--name", "web")
+    assert gone.returncode == 66
+    empty = upt_server("token", "ls", *places)
+    assert (empty.returncode, empty.stdout) == (0, "")
+    assert "`upt-server token create` makes one" in empty.stderr
+    named = ("--name", "ci", "--scope", "predict", "--json")
+    made = json.loads(upt_server("token", "create", *places, *named).stdout)
+    assert (made["name"], made["token"][:4]) == ("ci", "upt_")
     assert (
         upt_server("token", "revoke", "--tokens", str(file) + "x", "--name", "a").returncode == 64
     )
@@ -103,12 +110,18 @@ def test_operators_load_pin_unload_and_drain(
     arguments = ("--tokens", str(file), "--audit-log", str(audit))
     with running(store, backbone, *arguments) as server:
         asked = ("--server", server.admin, "--token-file", str(ops))
+        nothing = upt_server("status", *asked)
+        assert "`upt-server admin load`" in nothing.stderr
         assert "sst2:1.0.0" in upt_server("admin", "load", "sst2", *asked).stdout
         pinned = upt_server("admin", "pin", "cola", "squad:1.0.0", *asked).stdout
         assert [line.split()[-1] for line in pinned.splitlines()[1:]] == ["yes", "yes"]
         assert upt_server("admin", "unload", "sst2", *asked).stdout.startswith(
             "unloaded sst2:1.0.0@sha256:"
         )
+        (loaded,) = json.loads(upt_server("admin", "load", "sst2", *asked, "--json").stdout)
+        assert (loaded["adapter"], loaded["pinned"]) == ("sst2:1.0.0", False)
+        dropped = json.loads(upt_server("admin", "unload", "sst2", *asked, "--json").stdout)
+        assert dropped["digest"] == loaded["digest"]
         shown = upt_server("status", *asked[:2], UPT_TOKEN_FILE=str(ops)).stdout.splitlines()
         assert shown[0].startswith("open, upt ")
         assert [line.split()[0] for line in shown[2:]] == ["cola:1.0.0", "squad:1.0.0"]
@@ -130,8 +143,12 @@ def test_operators_load_pin_unload_and_drain(
     lines = [json.loads(line) for line in audit.read_text().splitlines()]
     assert {line["who"] for line in lines} == {"ops"}
     assert [(line["what"].rpartition("/")[2], line["result"]) for line in lines] == [
+        ("GetStatus", "OK"),
+        ("ListResident", "OK"),
         ("Load", "OK"),
         ("Preload", "OK"),
+        ("Unload", "OK"),
+        ("Load", "OK"),
         ("Unload", "OK"),
         ("GetStatus", "OK"),
         ("ListResident", "OK"),

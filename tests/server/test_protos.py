@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
-from grpc_tools import protoc  # type: ignore[import-untyped]  # ships no types
+from grpc_tools import protoc
 
 from upt_protos.oip import open_inference_pb2
 from upt_protos.v1 import admin_pb2, inference_pb2

@@ -374,9 +374,13 @@ async def test_all_rows_of_a_file_are_answered_as_one_by_one(
     rows, out = write_rows(tmp_path / "rows.jsonl", 50), tmp_path / "out.jsonl"
     arguments = ("score", rows, "--adapter", "sst2", "--server", served.target, "--out", out)
     result = await asyncio.to_thread(
-        upt_server, *arguments, "--columns", "text", "--logits", "--top-k", "1"
+        upt_server, *arguments, "--columns", "text", "--logits", "--top-k", "1", "--json"
     )
-    assert (result.returncode, result.stdout) == (0, "")
+    assert result.returncode == 0
+    told = json.loads(result.stdout)
+    assert told.pop("adapter").startswith("sst2:1.0.0@sha256:")
+    expected_facts = {"out": str(out), "rows": 50, "rows_before": 0, "rows_without_answer": 5}
+    assert told == expected_facts
     assert "50 rows by sst2:1.0.0@sha256:" in result.stderr
     assert "5 of them have no answer" in result.stderr
     lines = [json.loads(line) for line in out.read_text().splitlines()]

@@ -6,14 +6,15 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import grpc
 import pytest
 
+from upt_protos.oip import open_inference_pb2 as oip
 from upt_protos.v1 import inference_pb2 as pb
 from upt_server import http_calls, http_connections, patience
-from upt_server.access import callers
+from upt_server.access import callers, grpc_guard
 from upt_server.access.tokens import Token, add_token
 from upt_server.client import AsyncClient
 from upt_testing.serving import (
@@ -24,6 +25,7 @@ from upt_testing.serving import (
     serving,
     until,
 )
+from upt_testing.unreading import Unreading
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import Overloaded
 from upt_zoo.local.store import Store
@@ -31,8 +33,14 @@ from upt_zoo.local.store import Store
 Raw: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
 Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 MOST_CALLS = 40
+KEPT = 2  # grpc.aio keeps hold of the last calls that it dealt with until there are others
 PREDICT = "/upt.v1.Inference/Predict"
 STREAMS = (PREDICT, "/upt.v1.Inference/PredictStream", "/grpc.health.v1.Health/Check")
+INFER_STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+PREDICT_ONE = pb.PredictRequest(inputs=[pb.Input(adapter="sst2", texts=["a film"])])
+INFER_ONE = oip.ModelInferRequest(model_name="sst2")
+text = INFER_ONE.inputs.add(name="sentence", datatype="BYTES", shape=[1])
+text.contents.bytes_contents.append(b"a film")
 BODY = b'{"inputs": [{"adapter": "sst2", "texts": ["a film"]}]}'
 HEAD = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
 
@@ -153,6 +161,86 @@ async def test_a_call_whose_message_came_may_take_longer(
         assert (await first)[0] == 0
         ended.set()
         assert (await anext(stream))[0] == 1
+
+
+UNREAD = {
+    PREDICT: (grpc_guard, "_MAX_CALL_S", PREDICT_ONE.SerializeToString()),
+    STREAMS[1]: (
+        patience,
+        "_STANDSTILL_S",
+        pb.StreamRequest(request=PREDICT_ONE).SerializeToString(),
+    ),
+    INFER_STREAM: (patience, "_STANDSTILL_S", INFER_ONE.SerializeToString()),
+}
+
+
+@pytest.mark.parametrize("method", UNREAD)
+async def test_callers_who_do_not_take_their_answers_hold_their_places_for_so_long(
+    served: Served, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    module, bound, message = UNREAD[method]
+    monkeypatch.setattr(module, bound, 1.0)
+    with Unreading(served.target, TIMEOUT_S) as caller:
+        for _ in range(MOST_CALLS):
+            caller.call(method, message)
+        await becomes_answered(served)
+        assert await asyncio.to_thread(caller.wait_for_the_end, MOST_CALLS - KEPT) == 0
+
+
+async def test_a_call_that_is_answered_too_late_ends_and_its_place_is_free(
+    served: Served, fake: FakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_guard, "_MAX_CALL_S", 0.5)
+    fake.hold()
+    message = PREDICT_ONE.SerializeToString()
+    async with grpc.aio.insecure_channel(served.target) as channel:
+        ask: Raw = channel.stream_stream(PREDICT)
+        calls = [ask(iter([message])) for _ in range(MOST_CALLS)]
+        ended = asyncio.as_completed([call.code() for call in calls], timeout=TIMEOUT_S)
+        codes = {await next(ended) for _ in range(MOST_CALLS - KEPT)}
+        assert codes == {grpc.StatusCode.CANCELLED}
+        fake.release()
+        await becomes_answered(served)
+
+
+@pytest.mark.parametrize("method", [STREAMS[1], INFER_STREAM])
+async def test_a_stream_that_falls_silent_is_answered_and_ends(
+    served: Served, fake: FakeRunner, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(patience, "_SILENCE_S", 0.3)
+    _, _, message = UNREAD[method]
+    fake.hold()
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield message
+        yield message
+        await asyncio.Event().wait()
+
+    async with grpc.aio.insecure_channel(served.target) as channel:
+        ask: Raw = channel.stream_stream(method)
+        calls = [ask(messages()) for _ in range(MOST_CALLS)]
+        await until(lambda: served.engine.status().calls == 2 * MOST_CALLS)
+        await asyncio.sleep(0.5)
+        fake.release()
+        for call in calls:
+            assert [isinstance(await call.read(), bytes) for _ in range(2)] == [True, True]
+            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "expected a message, or the end, within 0.3 s" in await call.details()
+        await becomes_answered(served)
+
+
+async def test_a_stream_may_be_silent_for_a_while(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_SILENCE_S", TIMEOUT_S)
+    message = UNREAD[STREAMS[1]][2]
+    async with grpc.aio.insecure_channel(served.target) as channel:
+        call = cast("Raw", channel.stream_stream(STREAMS[1]))()
+        for _ in range(3):
+            await call.write(message)
+            assert isinstance(await call.read(), bytes)
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.OK
 
 
 @contextmanager

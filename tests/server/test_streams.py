@@ -6,16 +6,19 @@ from contextlib import aclosing
 
 import pytest
 
-from upt_server.streams import answer_as_ready
+from upt_server.streams import Streams
 
 
 class Desk:
-    """Answers a number with its double once it is told to; ``at_work`` are those begun."""
+    """Answers a number with its double once it is told to.
+
+    ``at_work`` are the numbers begun, ``begun`` counts them over all streams.
+    """
 
     def __init__(self) -> None:
         self.at_work: dict[int, asyncio.Event] = {}
         self.cancelled: list[int] = []
-        self.read = 0
+        self.read = self.begun = 0
 
     async def requests(self, count: int) -> AsyncIterator[int]:
         for number in range(count):
@@ -23,6 +26,7 @@ class Desk:
             yield number
 
     async def answer(self, number: int) -> int:
+        self.begun += 1
         self.at_work[number] = asyncio.Event()
         try:
             await self.at_work[number].wait()
@@ -42,7 +46,7 @@ def desk() -> Desk:
 
 
 async def test_answers_come_as_they_become_ready(desk: Desk) -> None:
-    answers = answer_as_ready(desk.requests(3), desk.answer, 8, asyncio.Semaphore(8))
+    answers = Streams(most=8).answer(desk.requests(3), desk.answer)
     async with aclosing(answers):
         first = asyncio.ensure_future(anext(answers))
         await desk.settle()
@@ -54,9 +58,23 @@ async def test_answers_come_as_they_become_ready(desk: Desk) -> None:
             await anext(answers)
 
 
+async def test_or_in_the_order_of_their_requests(desk: Desk) -> None:
+    answers = Streams(most=8).answer(desk.requests(3), desk.answer, in_order=True)
+    async with aclosing(answers):
+        first = asyncio.ensure_future(anext(answers))
+        await desk.settle()
+        for number in (2, 1):
+            desk.at_work[number].set()
+            await desk.settle()
+        assert not first.done()
+        desk.at_work[0].set()
+        assert [await first, await anext(answers), await anext(answers)] == [0, 2, 4]
+        with pytest.raises(StopAsyncIteration):
+            await anext(answers)
+
+
 async def test_an_answer_that_nobody_takes_keeps_its_place(desk: Desk) -> None:
-    places = asyncio.Semaphore(8)
-    answers = answer_as_ready(desk.requests(9), desk.answer, 2, places)
+    answers = Streams(most=2).answer(desk.requests(9), desk.answer)
     async with aclosing(answers):
         first = asyncio.ensure_future(anext(answers))
         await desk.settle()
@@ -72,37 +90,67 @@ async def test_an_answer_that_nobody_takes_keeps_its_place(desk: Desk) -> None:
         assert list(desk.at_work) == [0, 1, 2]
 
 
-async def test_all_streams_share_their_places(desk: Desk) -> None:
-    places = asyncio.Semaphore(3)
-    streams = [answer_as_ready(desk.requests(4), desk.answer, 2, places) for _ in range(2)]
-    waiting = [asyncio.ensure_future(anext(stream)) for stream in streams]
+@pytest.mark.parametrize("in_order", [False, True])
+async def test_all_streams_share_their_places(desk: Desk, in_order: bool) -> None:
+    streams = Streams(most=2, most_of_all=3)
+
+    def begin() -> asyncio.Future[int]:
+        answers = streams.answer(desk.requests(4), desk.answer, in_order=in_order)
+        return asyncio.ensure_future(anext(answers))
+
+    begun = [begin() for _ in range(2)]
     await desk.settle()
-    assert places.locked()
-    for task in waiting:
+    assert desk.begun == 3
+    for task in begun:
         task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
-    assert [await places.acquire() for _ in range(3)] == [True] * 3
+    await asyncio.gather(*begun, return_exceptions=True)
+    begin()
+    begin()
+    await desk.settle()
+    assert desk.begun == 6
 
 
-async def test_leaving_early_cancels_what_is_at_work_and_frees_all_places(desk: Desk) -> None:
-    places = asyncio.Semaphore(4)
-    async with aclosing(answer_as_ready(desk.requests(9), desk.answer, 4, places)) as answers:
+@pytest.mark.parametrize("in_order", [False, True])
+async def test_leaving_early_cancels_what_is_at_work_and_frees_all_places(
+    desk: Desk, in_order: bool
+) -> None:
+    streams = Streams(most=4, most_of_all=4)
+    requests = desk.requests(9)
+    async with aclosing(streams.answer(requests, desk.answer, in_order=in_order)) as answers:
         first = asyncio.ensure_future(anext(answers))
         await desk.settle()
         desk.at_work[0].set()
         assert await first == 0
     assert sorted(desk.cancelled) == [1, 2, 3]
-    assert [await places.acquire() for _ in range(4)] == [True] * 4
+    again = asyncio.ensure_future(anext(streams.answer(desk.requests(4), desk.answer)))
+    await desk.settle()
+    assert desk.begun == 8
+    again.cancel()
 
 
-async def test_a_stream_that_breaks_is_an_error(desk: Desk) -> None:
+@pytest.mark.parametrize("in_order", [False, True])
+async def test_what_came_before_a_stream_broke_is_answered(desk: Desk, in_order: bool) -> None:
     async def broken() -> AsyncIterator[int]:
         yield 1
-        await desk.settle()
         raise OSError("broken")
 
-    answers = answer_as_ready(broken(), desk.answer, 4, asyncio.Semaphore(4))
-    with pytest.raises(ExceptionGroup) as caught:
+    answers = Streams().answer(broken(), desk.answer, in_order=in_order)
+    first = asyncio.ensure_future(anext(answers))
+    await desk.settle()
+    desk.at_work[1].set()
+    assert await first == 2
+    with pytest.raises(OSError, match="broken"):
         await anext(answers)
-    assert caught.group_contains(OSError, match="broken")
-    assert desk.cancelled == [1]
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+async def test_an_answer_that_cannot_be_given_ends_the_stream(desk: Desk, in_order: bool) -> None:
+    async def answer(number: int) -> int:
+        if number == 0:
+            raise OSError("broken")
+        return await desk.answer(number)
+
+    answers = Streams().answer(desk.requests(3), answer, in_order=in_order)
+    with pytest.raises(OSError, match="broken"):
+        await anext(answers)
+    assert sorted(desk.cancelled) == sorted(desk.at_work)

@@ -239,6 +239,43 @@ def read_all(descriptor: int) -> bytes:
     return found
 
 
+@pytest.mark.parametrize("arguments", [("--json",), ()])
+async def test_a_server_that_goes_away_is_waited_for(
+    store: Store, backbone: Backbone, fake: FakeRunner, arguments: tuple[str, ...]
+) -> None:
+    async with serving(make_settings(store.root), backbone, fake) as served:
+        target = served.http
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND,
+            *("--server", target, "--interval-s", "0.1", *arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=hear_signals,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert await process.stdout.readline()
+    try:
+        message = (await process.stderr.readline()).decode()
+        assert message.startswith(f"cannot reach {target}")
+        assert message.endswith("Trying again until Ctrl-C.\n")
+        settings = make_settings(store.root, http_port=int(target.rpartition(":")[2]))
+        async with (
+            serving(settings, backbone, fake) as again,
+            AsyncClient(again.target) as client,
+        ):
+            shown = b""
+            while b"cola" not in shown:
+                await client.predict("cola", "the film")
+                shown = await process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            _, messages = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert (process.returncode, messages) == (0, b"")
+
+
 async def test_who_may_not_read_metrics_is_told(
     store: Store, backbone: Backbone, fake: FakeRunner, tmp_path: Path
 ) -> None:

@@ -82,7 +82,7 @@ async def test_a_conll_file_becomes_an_adapter_that_finds_entities(tmp_path: Pat
     assert "Reads `text` and answers with the entities in it: PER, LOC." in store.card(stored)
     report = tmp_path / "report"
     run(tmp_path, "report", "people-and-places", "--recipe", recipe, "--out", str(report))
-    assert "| f1 |" in (report / "report.md").read_text()
+    assert "<td>f1</td>" in (report / "report.html").read_text()
     assert "| people-and-places | f1 |" in run(tmp_path, "table", str(tmp_path / "records"))
     text = "A letter of Ada Lovelace reached Vienna."
     settings = make_settings(tmp_path / "home")

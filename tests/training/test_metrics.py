@@ -1,16 +1,20 @@
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval import metrics as seqeval_metrics
+from sklearn import metrics as sklearn_metrics
 
 from upt_testing.adapters import TAGS
 from upt_training.data import Example
 from upt_training.gold import GoldSpans, GoldTags, join_words
-from upt_training.metrics import score
+from upt_training.metrics import measure_one, score
+from upt_training.outcomes import Numbers, Outcomes
 from upt_zoo.answers import (
     Answer,
     EntitiesAnswer,
@@ -20,7 +24,7 @@ from upt_zoo.answers import (
     ValueAnswer,
 )
 from upt_zoo.entities import Entity, find_runs
-from upt_zoo.tasks import find_task
+from upt_zoo.tasks import Metric, find_task
 
 
 def label_scores(task: str, gold: list[int], got: list[int]) -> dict[str, float]:
@@ -237,3 +241,50 @@ def test_entities_score_as_seqeval_says(rows: list[list[tuple[str, str]]]) -> No
     }
     expected = {name: pytest.approx(100 * value, abs=1e-4) for name, value in theirs.items()}
     assert entity_scores(*rows) == expected
+
+
+# Our counts against a library's
+
+
+LIBRARY: dict[str, Callable[..., float]] = {
+    "accuracy": sklearn_metrics.accuracy_score,
+    "f1": partial(sklearn_metrics.f1_score, zero_division=0.0),
+    "macro_f1": partial(sklearn_metrics.f1_score, average="macro", zero_division=0.0),
+    "micro_f1": partial(sklearn_metrics.f1_score, average="micro", zero_division=0.0),
+    "matthews_correlation": sklearn_metrics.matthews_corrcoef,
+}
+
+
+def columns(rows: list[list[int]]) -> Numbers:
+    return np.array(rows, dtype=np.float64)
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@pytest.mark.parametrize("metric", LIBRARY)
+@settings(deadline=None)
+@given(data=st.data(), rows=st.integers(1, 12))
+def test_metrics_of_labels_are_those_of_scikit_learn(
+    metric: Metric, data: st.DataObject, rows: int
+) -> None:
+    most = 1 if metric == "f1" else 3
+    labels = st.lists(st.integers(0, most), min_size=rows, max_size=rows)
+    gold, got = data.draw(labels), data.draw(labels)
+    task = replace(find_task("sst2"), metrics=(metric,))
+    outcomes = Outcomes(gold=columns([gold]).T, got=columns([got]).T)
+    expected = LIBRARY[metric](gold, got)
+    assert measure_one(task, metric, outcomes) == pytest.approx(100 * expected)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "micro_f1"])
+@settings(deadline=None)
+@given(data=st.data(), rows=st.integers(1, 12))
+def test_metrics_of_sets_are_those_of_scikit_learn(
+    metric: Metric, data: st.DataObject, rows: int
+) -> None:
+    marks = st.lists(st.integers(0, 1), min_size=3, max_size=3)
+    sets = st.lists(marks, min_size=rows, max_size=rows)
+    gold, got = data.draw(sets), data.draw(sets)
+    task = replace(find_task("sst2"), kind="multi_label", metrics=(metric,))
+    outcomes = Outcomes(gold=columns(gold), got=columns(got))
+    expected = LIBRARY[metric](columns(gold), columns(got))
+    assert measure_one(task, metric, outcomes) == pytest.approx(100 * expected)

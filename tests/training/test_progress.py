@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from upt_training.loop import Progress
-from upt_training.progress import BarReporter, CurveReporter, JsonReporter, reporting
+from upt_training.progress import CurveReporter, JsonReporter, TableReporter, reporting
 
 
 class Terminal(io.StringIO):
@@ -55,17 +55,47 @@ def test_a_line_is_out_as_soon_as_it_is_written() -> None:
         assert raw.getvalue().endswith(b"}\n")
 
 
-def test_a_terminal_gets_a_bar_and_a_line_an_epoch() -> None:
+def shown(stream: io.StringIO) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())  # without its colours
+
+
+def test_a_terminal_gets_a_live_table_and_a_bar() -> None:
     stream = Terminal()
     with reporting(stream, as_json=False) as reporter:
-        assert isinstance(reporter, BarReporter)
-        reporter.step(Progress(step=3), steps=12, loss=0.5)
-        reporter.epoch(Progress(epoch=1), holdout={"f1": 81.234, "accuracy": 70.0})
-        reporter.epoch(Progress(epoch=2), holdout=None)
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())  # without its colours
-    assert "epoch 1: holdout f1 81.23, accuracy 70.00" in text
-    assert "epoch 2" not in text
-    assert "3/12 steps, loss 0.500" in text
+        assert isinstance(reporter, TableReporter)
+        progress = Progress(step=3)
+        reporter.step(progress, steps=12, loss=0.5)
+        for epoch, metric in ((1, 81.234), (2, 79.0)):
+            progress.epoch, progress.best_epoch = epoch, 1
+            progress.losses.append(1 / epoch)
+            progress.holdout.append(metric)
+            reporter.epoch(progress, holdout={"f1": metric, "accuracy": 70.0})
+    rows = [line.split() for line in shown(stream).splitlines()[-4:]]
+    assert rows[0] == ["epoch", "mean", "loss", "holdout", "f1", "holdout", "accuracy"]
+    assert rows[1:3] == [
+        ["1", "1.0000", "81.23", "70.00", "best"],
+        ["2", "0.5000", "79.00", "70.00"],
+    ]
+    assert "3/12 steps, loss 0.500" in " ".join(rows[3])
+
+
+def test_a_run_that_goes_on_shows_its_earlier_epochs() -> None:
+    stream = Terminal()
+    progress = Progress(epoch=3, best_epoch=2, losses=[0.9, 0.4, 0.3], holdout=[50.0, 60.0, 55.0])
+    with reporting(stream, as_json=False) as reporter:
+        reporter.epoch(progress, holdout={"f1": 55.0, "accuracy": 58.0})
+    rows = [line.split() for line in shown(stream).splitlines()]
+    assert ["2", "0.4000", "60.00", "best"] in rows  # its accuracy is in no checkpoint
+    assert ["3", "0.3000", "55.00", "58.00"] in rows
+
+
+def test_without_a_holdout_the_table_has_losses_alone() -> None:
+    stream = Terminal()
+    with reporting(stream, as_json=False) as reporter:
+        reporter.epoch(Progress(epoch=1, losses=[0.25]), holdout=None)
+    rows = [line.split() for line in shown(stream).splitlines()]
+    assert ["epoch", "mean", "loss"] in rows
+    assert ["1", "0.2500"] in rows
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import yaml
 import upt_training
 from upt_training.recipe import Recipe, Trial, read_recipe, recipe_of_task
 from upt_zoo.errors import InvalidSpec, NotFound
+from upt_zoo.tasks import TASKS
 
 SHIPPED = sorted((Path(upt_training.__file__).parent / "recipes").glob("*.yaml"))
 
@@ -119,8 +120,8 @@ def test_a_shipped_recipe_is_that_of_the_task_in_its_file_name(shipped: Path) ->
     assert recipe.task == shipped.stem
 
 
-def test_a_task_without_a_recipe_of_its_own_gets_the_defaults() -> None:
-    assert recipe_of_task("rct") == Recipe(task="rct")
+def test_every_task_of_the_catalogue_has_a_recipe() -> None:
+    assert {file.stem for file in SHIPPED} == set(TASKS)
 
 
 def test_a_recipe_is_for_a_task_of_the_catalogue() -> None:

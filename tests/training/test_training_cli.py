@@ -1,26 +1,20 @@
 """The command: in this process where it can be, in one of its own where it is killed."""
 
 import asyncio
-import io
 import json
-import os
-import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import pytest
-import yaml
 from typer.main import get_command
 
 from upt_server.runner import TorchRunner
 from upt_testing.backbones import write_tiny_backbone
-from upt_testing.rows import JsonRow, sentiment_rows, write_split, write_tasks
+from upt_testing.desks import TIMEOUT_S, Desk, Result, kill_in, make_desk
+from upt_testing.rows import JsonRow, sentiment_rows, write_split
 from upt_testing.serving import make_settings, serving
-from upt_training import cli
 from upt_training.cli import app
 from upt_training.experiment import Experiment
 from upt_training.metrics import measure
@@ -37,84 +31,6 @@ METRICS = {
     "stsb": ("pearson", "spearmanr"),
     "squad": ("f1", "exact_match"),
 }
-_PAGES, _OF_ALL = ("report.md", "report.json"), ("gates.svg", "learning.svg")
-PLOTS = {
-    "sst2": (*_PAGES, "confusion.svg", "calibration.svg", *_OF_ALL),
-    "stsb": (*_PAGES, *_OF_ALL),
-    "squad": (*_PAGES, *_OF_ALL),
-}
-TIMEOUT_S = 120.0  # far beyond what anything here takes; only a hanging test meets it
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    stdout: str
-    stderr: str
-
-    def events(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.stderr.splitlines()]
-
-
-@dataclass(frozen=True)
-class Desk:
-    """A user's folders, and the command that works on them."""
-
-    root: Path
-    backbone: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        places = {"UPT_ZOO_HOME": "home", "UPT_DATA_DIR": "data", "XDG_CACHE_HOME": "cache"}
-        return {name: str(self.root / place) for name, place in places.items()}
-
-    @property
-    def store(self) -> Store:
-        return Store(self.root / "home")
-
-    def checkpoints(self) -> list[Path]:
-        return list((self.root / "cache").rglob("*.safetensors"))
-
-    def write_recipe(self, task: str, **changes: object) -> str:
-        """Write a recipe of two short epochs."""
-        keys: dict[str, object] = {
-            "task": task,
-            "backbone": str(self.backbone),
-            "epochs": 2,
-            "batch_size": 8,
-            "holdout_rows": 8,
-            "max_tokens": 48,
-            "precision": "fp32",
-            "dropout": 0.1,
-        }
-        file = self.root / f"{task}.yaml"
-        file.write_text(yaml.safe_dump(keys | changes))
-        return str(file)
-
-    def run(self, *arguments: str) -> Result:
-        """Run the command in this process."""
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            for name, value in self.environment.items():
-                patch.setenv(name, value)
-            patch.setenv("COLUMNS", "200")
-            patch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024")
-            patch.setattr(sys, "argv", ["upt-train", *arguments])
-            with pytest.raises(SystemExit) as caught:
-                cli.main()
-        assert isinstance(caught.value.code, int)
-        return Result(code=caught.value.code, stdout=out.getvalue(), stderr=err.getvalue())
-
-    def evaluate(self, *arguments: str) -> dict[str, float]:
-        result = self.run("evaluate", *arguments, "--json")
-        assert result.code == 0, result.stderr
-        metrics: dict[str, float] = json.loads(result.stdout)["metrics"]
-        return metrics
-
-
-def make_desk(root: Path, backbone: Backbone) -> Desk:
-    write_tasks(root / "data")
-    return Desk(root=root, backbone=backbone.directory)
 
 
 @pytest.fixture
@@ -183,44 +99,6 @@ def test_evaluate_says_what_it_did(shared: Desk) -> None:
 def test_evaluate_reads_an_adapter_of_another_store(shared: Desk, desk: Desk) -> None:
     remote = f"{shared.store.root.as_uri()}/sst2"
     assert desk.evaluate(remote) == shared.evaluate("sst2")
-
-
-# Reports
-
-
-@pytest.mark.parametrize("task", METRICS)
-def test_a_report_has_the_figures_and_the_plots_but_no_texts(
-    shared: Desk, tmp_path: Path, task: str
-) -> None:
-    record = shared.root / "records" / f"{task}-unipelt_prompt-seed1.json"
-    options = ("--record", str(record), "--worst", "3", "--split", "dev")
-    result = shared.run("report", task, "--out", str(tmp_path), *options)
-    assert result.code == 0, result.stderr
-    assert result.stdout.split() == [str(tmp_path / name) for name in PLOTS[task]]
-    facts = json.loads((tmp_path / "report.json").read_text())
-    assert facts["metrics"] == dev_metrics(shared.store, task)
-    assert facts["intervals"].keys() == facts["metrics"].keys()
-    assert [set(layer) for layer in facts["gates"]] == [
-        {"lora.q", "lora.v", "prefix", "bottleneck"}
-    ] * 2
-    assert all(0 < value < 1 for layer in facts["gates"] for value in layer.values())
-    assert 0 < len(facts["mistakes"]) <= 3
-    assert facts["mistakes"][0].keys() == {"row", "gold", "given", "weight"}
-    page = (tmp_path / "report.md").read_text()
-    assert "![Gates](gates.svg)" in page
-    assert "the " not in page.partition("## Worst")[2]
-
-
-def test_a_report_writes_texts_when_it_is_told_to(shared: Desk, tmp_path: Path) -> None:
-    result = shared.run("report", "stsb", "--out", str(tmp_path), "--texts")
-    assert result.code == 0, result.stderr
-    facts = json.loads((tmp_path / "report.json").read_text())
-    first = facts["mistakes"][0]
-    assert len(first["texts"]) == 2
-    page = (tmp_path / "report.md").read_text()
-    assert f"| {first['row']} | {first['gold']} | {first['given']} |" in page
-    assert " / ".join(first["texts"]) in page
-    assert not (tmp_path / "learning.svg").exists()
 
 
 def test_a_record_holds_what_its_metrics_were_computed_from(shared: Desk) -> None:
@@ -447,20 +325,6 @@ Path.replace = lambda path, to: die() if to.name == "index.json" else replace(pa
 """
 
 
-def kill_in(desk: Desk, moment: str, *arguments: str) -> None:
-    """Run the command in a process that kills itself at a moment."""
-    program = "import os, signal, sys\ndie = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
-    program += f"{moment}\nfrom upt_training.cli import main\nmain()\n"
-    result = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        env=os.environ | desk.environment,
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert result.returncode == -signal.SIGKILL, result.stderr
-
-
 @pytest.mark.parametrize(
     ("moment", "epochs_left"), [(DIES_IN_EPOCH, [2]), (DIES_BEFORE_THE_INDEX, [])]
 )
@@ -623,8 +487,8 @@ def test_help_loads_no_heavy_module(help_modules: set[str], module: str) -> None
 
 def test_every_flag_and_argument_is_explained() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]  # it is a group
-    training = {"run", "search", "pretrain"}
-    assert set(commands) == training | {"evaluate", "report", "table", "tasks"}
+    training = {"run", "search", "pretrain", "sweep"}
+    assert set(commands) == training | {"init", "evaluate", "report", "table", "tasks"}
     for command in commands.values():
         assert command.help
         assert all(parameter.help for parameter in command.params), command.name

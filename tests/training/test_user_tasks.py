@@ -119,8 +119,8 @@ def test_a_recipe_takes_a_task_inline_or_from_a_file(tmp_path: Path) -> None:
     ("task", "message"),
     [
         ("nowhere.yaml", "nowhere.yaml"),
-        ("bad.yaml", r"bad\.yaml: .*\nfields"),
-        ({"name": "tickets"}, r"\ntask\.own\.fields"),
+        ("bad.yaml", r"bad\.yaml: fields: .*; files: "),
+        ({"name": "tickets"}, r": task\.own\.fields: "),
         (5, "task"),
     ],
 )
@@ -303,7 +303,7 @@ def test_a_missing_column_and_a_cell_that_is_no_text_are_named(tmp_path: Path) -
 
 def test_a_split_or_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     task = described().task()
-    with pytest.raises(DataNotFound, match="no file for train_extra; files has train, test, dev"):
+    with pytest.raises(DataNotFound, match="no file for train_extra; did you mean train"):
         read_split(task, "train_extra", folder=tmp_path)
     with pytest.raises(DataNotFound, match=r"expected the file .*train\.csv"):
         read_split(task, "train", folder=tmp_path)

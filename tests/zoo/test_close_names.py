@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upt_zoo.local.close_names import close_names
+from upt_zoo.close_names import close_names, did_you_mean
 
 TEAMS = [f"{team}-{number:04d}" for team in ("alpha", "omega") for number in range(5000)]
 
@@ -21,6 +21,11 @@ def test_a_slip_is_understood_among_ten_thousand_names(name: str, meant: str) ->
 def test_nothing_is_guessed_where_nothing_is_alike() -> None:
     assert close_names("zebra", TEAMS) == []
     assert close_names("zebra", []) == []
+
+
+def test_a_message_ends_with_what_may_be_meant_or_as_it_was() -> None:
+    assert did_you_mean("tinny", ["tiny", "tinny2"]) == "; did you mean tinny2 or tiny?"
+    assert did_you_mean("zebra", TEAMS) == ""
 
 
 def test_no_more_than_a_few_names_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ from upt_testing import reference
 from upt_testing.adapters import BOTTLENECK, LORA, PREFIX, PROMPT, random_tensors, tiny_spec
 from upt_testing.backbones import write_tiny_backbone
 from upt_zoo.backbone import Backbone
+from upt_zoo.layout import gate_names
 from upt_zoo.nn.adapter import prepare
 from upt_zoo.nn.encoder import build_encoder, load_tensors
-from upt_zoo.nn.gates import gate_names, mean_gates
+from upt_zoo.nn.gates import mean_gates
 from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec, LoraTarget
 

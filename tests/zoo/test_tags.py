@@ -93,6 +93,13 @@ def test_a_version_or_no_tag_at_all_is_no_alias(store: Store, alias: str) -> Non
         move(store, "tiny", alias)
 
 
+def test_an_alias_that_is_misspelt_is_understood(store: Store) -> None:
+    publish(store)
+    move(store, "tiny", "stable")
+    with pytest.raises(AdapterNotFound, match="did you mean stable"):
+        roll_back(store, "tiny:stabel")
+
+
 def test_an_alias_cannot_lead_to_nothing_or_to_damage(store: Store) -> None:
     stored = publish(store)
     with pytest.raises(AdapterNotFound):

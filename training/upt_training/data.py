@@ -10,6 +10,7 @@ from pathlib import Path
 
 from upt_training.gold import Gold, gold_of, join_words, tags_of
 from upt_training.row_files import rows_of
+from upt_zoo.close_names import did_you_mean
 from upt_zoo.errors import DataNotFound, InvalidInput, InvalidSpec
 from upt_zoo.spec import DataFile
 from upt_zoo.tasks import FileSource, Task
@@ -74,7 +75,8 @@ def splits_in(task: Task, *, folder: Path | None) -> tuple[str, ...]:
 def _path(task: Task, files: FileSource, split: str) -> str:
     if split not in files.paths:
         raise DataNotFound(
-            f"task {task.name}: no file for {split}; files has {', '.join(files.paths)}"
+            f"task {task.name}: no file for {split}{did_you_mean(split, files.paths) or ';'} "
+            f"files has {', '.join(files.paths)}"
         )
     return files.paths[split]
 
@@ -166,7 +168,7 @@ def hold_out(
     Raises:
         InvalidSpec: all groups are larger.
     """
-    group_of = _groups(examples)
+    group_of = groups_of([example.texts for example in examples])
     sizes = Counter(group_of)
     order = sorted(group for group, size in sizes.items() if size <= rows)
     if rows and not order:
@@ -203,18 +205,18 @@ def draw(examples: Sequence[Example], rows: int, *, seed: int) -> list[Example]:
     return [examples[index] for index in sorted(kept)]
 
 
-def _groups(examples: Sequence[Example]) -> list[int]:
-    """Number each example's group: the first example that its texts are joined to."""
+def groups_of(rows: Sequence[tuple[str, ...]]) -> list[int]:
+    """Number each row's group: the first row that its texts are joined to by shared texts."""
     first_with: dict[str, int] = {}
-    parents = list(range(len(examples)))
+    parents = list(range(len(rows)))
 
     def root(index: int) -> int:
         while parents[index] != index:
             parents[index] = index = parents[parents[index]]
         return index
 
-    for index, example in enumerate(examples):
-        for text in example.texts:
+    for index, texts in enumerate(rows):
+        for text in texts:
             one, other = root(first_with.setdefault(text, index)), root(index)
             parents[max(one, other)] = min(one, other)
-    return [root(index) for index in range(len(examples))]
+    return [root(index) for index in range(len(rows))]

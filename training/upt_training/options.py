@@ -17,6 +17,16 @@ DataFolder = Annotated[
     ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads that compute.")]
+NoTexts = Annotated[
+    bool, typer.Option("--no-texts", help="Leave the texts of worst errors out of report.html.")
+]
+
+
+def complete_task(incomplete: str) -> list[str]:
+    """Return the tasks of the catalogue that begin so, for a shell to offer."""
+    from upt_zoo.tasks import TASKS
+
+    return [name for name in TASKS if name.startswith(incomplete)]
 
 
 def set_threads(threads: int | None) -> None:

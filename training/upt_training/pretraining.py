@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from upt_training.recipe import COMPARISONS, AnyTask, Learning, load_keys
 from upt_zoo.errors import InvalidSpec
+from upt_zoo.reasons import all_reasons
 from upt_zoo.spec import Name
 
 _Share = Annotated[float, Field(gt=0, lt=1)]
@@ -66,4 +67,5 @@ def read_pretraining(file: Path) -> Pretraining:
     try:
         return Pretraining.model_validate(load_keys(file))
     except ValueError as error:
-        raise InvalidSpec(f"recipe {file}: {error}") from error
+        reasons = all_reasons(error, Pretraining.model_fields)
+        raise InvalidSpec(f"recipe {file}: {reasons}") from error

@@ -1,4 +1,4 @@
-"""How a run is watched: a bar on a terminal, JSON lines elsewhere."""
+"""How a run is watched: a live table on a terminal, JSON lines elsewhere."""
 
 import json
 import time
@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from upt_training.loop import Progress as RunProgress
 from upt_training.loop import Reporter
@@ -82,27 +84,60 @@ class CurveReporter:
         self._file.write_text(whole, encoding="utf-8")
 
 
-class BarReporter:
-    """Moves a bar and prints a line an epoch."""
+class TableReporter:
+    """Shows a table with a row an epoch, and a bar below it that moves with each step.
 
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
-        self._task = bar.add_task("training", loss="")
+    A run that goes on from a checkpoint shows its earlier epochs too. The best epoch so far, which
+    is kept, is marked.
+    """
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} steps, {task.fields[loss]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._task = self._bar.add_task("training", loss="")
+        self._measured: dict[int, Mapping[str, float]] = {}
+        live.update(self._bar)
 
     def step(self, progress: RunProgress, *, steps: int, loss: float) -> None:
         """Move the bar."""
         self._bar.update(self._task, completed=progress.step, total=steps, loss=f"loss {loss:.3f}")
 
     def epoch(self, progress: RunProgress, *, holdout: Mapping[str, float] | None) -> None:
-        """Print the metrics on the holdout."""
+        """Add a row."""
         if holdout is not None:
-            metrics = ", ".join(f"{name} {value:.2f}" for name, value in holdout.items())
-            self._bar.console.print(f"epoch {progress.epoch}: holdout {metrics}")
+            self._measured[progress.epoch] = holdout
+        self._live.update(Group(self._table(progress, list(holdout or ())), self._bar))
+
+    def _table(self, progress: RunProgress, metrics: list[str]) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for title in ("epoch", "mean loss", *(f"holdout {name}" for name in metrics), ""):
+            table.add_column(title, justify="right")
+        for epoch, loss in enumerate(progress.losses, 1):
+            table.add_row(
+                str(epoch),
+                f"{loss:.4f}",
+                *self._figures(progress, epoch, metrics),
+                "best" if epoch == progress.best_epoch else "",
+            )
+        return table
+
+    def _figures(self, progress: RunProgress, epoch: int, metrics: list[str]) -> list[str]:
+        """Return an epoch's metrics; a checkpoint has the deciding one alone."""
+        known = self._measured.get(epoch)
+        if known is None:
+            known = dict(zip(metrics, progress.holdout[epoch - 1 : epoch], strict=False))
+        return [f"{known[name]:.2f}" if name in known else "" for name in metrics]
 
 
 @contextmanager
 def reporting(stream: TextIO, *, as_json: bool, curve: Path | None = None) -> Iterator[Reporter]:
-    """Report on ``stream``, by a bar if it is a terminal and JSON is not asked for.
+    """Report on ``stream``, by a live table if it is a terminal and JSON is not asked for.
 
     The curve goes into the CSV file ``curve``, too.
     """
@@ -115,12 +150,5 @@ def _shown(stream: TextIO, *, as_json: bool) -> Iterator[Reporter]:
     if as_json or not stream.isatty():
         yield JsonReporter(stream)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} steps, {task.fields[loss]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(file=stream)) as bar:
-        yield BarReporter(bar)
+    with Live(console=Console(file=stream)) as live:
+        yield TableReporter(live)

@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    JsonValue,
     Tag,
     ValidationError,
     model_validator,
@@ -18,6 +19,7 @@ from pydantic import (
 from upt_training.user_tasks import UserTask
 from upt_zoo.backbone import EMBEDDED_HUB_ID
 from upt_zoo.errors import InvalidSpec
+from upt_zoo.reasons import all_reasons
 from upt_zoo.references import Reference
 from upt_zoo.tasks import Task, find_task
 
@@ -184,7 +186,7 @@ class Recipe(Learning):
         own = self.task_name.replace("_", "-")
         return f"{self.method}{blocks}{gates}-from-{start.removeprefix(f'{own}-')}"
 
-    def changed(self, changes: Mapping[str, str | float | None]) -> Self:
+    def changed(self, changes: Mapping[str, JsonValue]) -> Self:
         """Return the recipe with some keys changed.
 
         Raises:
@@ -195,12 +197,14 @@ class Recipe(Learning):
         if method != self.method and self.initial_adapter and "initial_adapter" not in changes:
             raise InvalidSpec(
                 f"recipe of {self.task_name}: {self.method} starts from {self.initial_adapter}, "
-                f"which method {method} cannot; add --no-initial-adapter to start from nothing"
+                f"which method {method} cannot; add --no-initial-adapter to start from nothing, "
+                f"in a sweep the change `initial_adapter: null`"
             )
         try:
             return self.model_validate(self.model_dump() | dict(changes))
         except ValidationError as error:
-            raise InvalidSpec(f"recipe of {self.task_name}: {error}") from error
+            reasons = all_reasons(error, type(self).model_fields)
+            raise InvalidSpec(f"recipe of {self.task_name}: {reasons}") from error
 
 
 def task_of(recipe: Recipe) -> Task:
@@ -222,14 +226,12 @@ def find_any_task(task: str | UserTask) -> Task:
 
 
 def recipe_of_task(task: str) -> Recipe:
-    """Return the recipe that ships for a task of the catalogue, else the defaults.
+    """Return the recipe that ships for a task of the catalogue.
 
     Raises:
         NotFound: the catalogue has no such task.
     """
-    find_task(task)
-    file = Path(__file__).with_name("recipes") / f"{task}.yaml"
-    return read_recipe(file) if file.is_file() else Recipe(task=task)
+    return read_recipe(Path(__file__).with_name("recipes") / f"{find_task(task).name}.yaml")
 
 
 def read_recipe(file: Path) -> Recipe:
@@ -241,7 +243,8 @@ def read_recipe(file: Path) -> Recipe:
     try:
         return Recipe.model_validate(load_keys(file))
     except ValueError as error:
-        raise InvalidSpec(f"recipe {file}: {error}") from error
+        reasons = all_reasons(error, Recipe.model_fields)
+        raise InvalidSpec(f"recipe {file}: {reasons}") from error
 
 
 def load_keys(file: Path) -> object:
@@ -264,4 +267,5 @@ def _read_task(folder: Path, name: str) -> UserTask:
     try:
         return UserTask.model_validate(keys).moved(PurePosixPath(name).parent)
     except ValidationError as error:
-        raise ValueError(f"task {folder / name}: {error}") from error
+        reasons = all_reasons(error, UserTask.model_fields)
+        raise ValueError(f"task {folder / name}: {reasons}") from error

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from upt_training.experiment import Trained
 from upt_training.outcomes import PackedOutcomes
 from upt_training.recipe import Recipe
-from upt_zoo.errors import Corrupt
+from upt_zoo.errors import Conflict, Corrupt
+from upt_zoo.reasons import first_reason
 from upt_zoo.spec import DataFile
 
 
@@ -109,7 +110,23 @@ def read_record(file: Path) -> Record:
     try:
         return Record.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        raise Corrupt(f"{file} is not a run record: {error}") from error
+        raise Corrupt(f"{file} is not a run record: {first_reason(error)}") from error
+
+
+def find_record(directory: Path | None, recipe: Recipe) -> Record | None:
+    """Return the record of a run that is over; None if it is not, or there is no folder.
+
+    Raises:
+        Conflict: a record of another recipe stands in its place.
+        Corrupt: what stands there is no record.
+    """
+    file = None if directory is None else record_file(directory, recipe)
+    if file is None or not file.exists():
+        return None
+    record = read_record(file)
+    if not record.is_of(recipe):
+        raise Conflict(f"{file} is of another recipe; name another folder of records")
+    return record
 
 
 def record_file(directory: Path, recipe: Recipe) -> Path:

@@ -14,12 +14,24 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from upt_zoo.errors import InvalidInput
+from upt_zoo.errors import DataNotFound, InvalidInput
 
 Row = Mapping[str, object]
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
 _DOCUMENT = "-DOCSTART-"  # the first word of a line between documents
 _MAX_CELL_CHARS = 2**31 - 1  # the most that csv takes everywhere; the file is in memory anyway
+
+
+def read_rows(file: Path) -> list[Row]:
+    """Read all rows of a file.
+
+    Raises:
+        DataNotFound: there is no such file.
+        InvalidInput: as ``rows_of``.
+    """
+    if not file.is_file():
+        raise DataNotFound(f"expected the file {file}")
+    return list(rows_of(file, file.read_bytes()))
 
 
 def rows_of(file: Path, data: bytes) -> Iterator[Row]:

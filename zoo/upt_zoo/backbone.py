@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from upt_zoo.errors import BackboneNotFound, Corrupt, InvalidSpec
+from upt_zoo.reasons import first_reason
 from upt_zoo.spec import BackboneIdentity, Family
 
 EMBEDDED_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -115,7 +116,9 @@ def open_backbone(directory: Path, *, hub_id: str) -> Backbone:
             intermediate=config.intermediate_size,
         )
     except ValidationError as error:
-        raise InvalidSpec(f"backbone {hub_id}: unsupported {_CONFIG}: {error}") from error
+        raise InvalidSpec(
+            f"backbone {hub_id}: unsupported {_CONFIG}: {first_reason(error)}"
+        ) from error
     return Backbone(directory=directory, config=config, identity=identity)
 
 

@@ -17,11 +17,20 @@ from upt_zoo.commands.finding import add_finding_commands
 from upt_zoo.commands.interop import add_interop_commands
 from upt_zoo.commands.remotes import add_remote_commands, read_remotes
 from upt_zoo.commands.signing import add_signing_commands
+from upt_zoo.commands.site import add_site_commands
 from upt_zoo.commands.tags import add_tag_commands
 from upt_zoo.commands.upkeep import add_upkeep_commands
+from upt_zoo.description import summary_of
 from upt_zoo.errors import Corrupt
-from upt_zoo.options import Adapter, AsJson, Home, Offline, print_json, summary_of
-from upt_zoo.terminal import EXIT_CODES, format_metrics, format_size, print_table, run_command
+from upt_zoo.options import Adapter, AsJson, Home, Offline, nothing_in, print_json
+from upt_zoo.terminal import (
+    EXIT_CODES,
+    format_metrics,
+    format_size,
+    make_app,
+    print_table,
+    run_command,
+)
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -30,12 +39,8 @@ if TYPE_CHECKING:
     from upt_zoo.local.store import Store
 
 _GC_THRESHOLD = 200_000  # looking for cycles among 10,000 adapters takes a fifth of `ls`
-app = typer.Typer(
-    help="Find, fetch, check and explain adapters. An adapter is named [remote/]name[:version].",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # it would read the brackets of the grammar as markup
+app = make_app(
+    "Find, fetch, check and explain adapters. An adapter is named [remote/]name[:version]."
 )
 add_remote_commands(app)
 add_tag_commands(app)
@@ -44,6 +49,7 @@ add_finding_commands(app)
 add_explaining_commands(app)
 add_upkeep_commands(app)
 add_signing_commands(app)
+add_site_commands(app)
 
 
 def main() -> None:
@@ -88,15 +94,12 @@ def list_adapters(
 
     store = embedded_catalogue() if catalogue else home_store(home)
     listing = store.listing()
-    if not listing.versions and not as_json:
-        typer.echo(f"no adapters in {store.root}", err=True)
-        return
     facts = [_listed_facts(store, listing, listed) for listed in listing.all()]
     if as_json:
         print_json([*facts])
     else:
         header = ("adapter", "method", "metrics", "size", "digest", "tags")
-        print_table(header, map(_list_row, facts))
+        print_table(header, map(_list_row, facts), empty=nothing_in(store.root))
     if any("damage" in each for each in facts):
         raise typer.Exit(EXIT_CODES[Corrupt])
 

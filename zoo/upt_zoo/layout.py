@@ -33,6 +33,9 @@ BOTTLENECK_UP = "bottleneck.up"
 BOTTLENECK_GATE = "bottleneck.gate"
 HEAD_DENSE = "head.dense"
 HEAD_OUT = "head.out"
+# in the order in which a layer computes them
+_BEFORE_PREFIX: tuple[LoraTarget, ...] = ("q", "k", "v")
+_BEHIND_PREFIX: tuple[LoraTarget, ...] = ("o", "ffn_up", "ffn_down")
 
 
 def weight(name: str) -> str:
@@ -93,6 +96,24 @@ def parameter_counts(spec: AdapterSpec) -> tuple[int, int]:
     """Return how many numbers the tensors hold, those of the components and those of the head."""
     components, head = component_shapes(spec), head_shapes(spec.head, spec.backbone.hidden)
     return sum(map(math.prod, components.values())), sum(map(math.prod, head.values()))
+
+
+def gate_names(spec: AdapterSpec) -> tuple[str, ...]:
+    """Name the gates of one layer in the order in which it computes them; none: nothing is gated.
+
+    ``lora.q`` and so on by target, ``prefix`` (or ``prefix.keys``, ``prefix.values``),
+    ``bottleneck``.
+    """
+    lora, prefix, bottleneck = spec.lora, spec.prefix, spec.bottleneck
+    targets = lora.targets if lora and lora.gated else ()
+    names = [f"lora.{target}" for target in _BEFORE_PREFIX if target in targets]
+    if prefix and prefix.gated:
+        is_shared = prefix.gates == "shared"
+        names += ["prefix"] if is_shared else ["prefix.keys", "prefix.values"]
+    names += [f"lora.{target}" for target in _BEHIND_PREFIX if target in targets]
+    if bottleneck and bottleneck.gated:
+        names.append("bottleneck")
+    return tuple(names)
 
 
 def check_shapes(spec: AdapterSpec, shapes: Mapping[str, Shape]) -> None:

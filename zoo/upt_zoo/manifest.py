@@ -19,6 +19,7 @@ from pydantic.alias_generators import to_camel
 
 from upt_zoo.errors import Corrupt
 from upt_zoo.json_text import check_json, format_json
+from upt_zoo.reasons import first_reason
 from upt_zoo.references import Version
 from upt_zoo.spec import Digest, Name
 
@@ -111,7 +112,7 @@ class Manifest(_Document):
             check_json(data)
             return manifest
         except ValueError as error:  # of pydantic too
-            raise Corrupt(f"not a manifest of an adapter: {_first_reason(error)}") from error
+            raise Corrupt(f"not a manifest of an adapter: {first_reason(error)}") from error
 
     def to_json(self) -> bytes:
         """Serialise canonically: sorted keys, no white space, UTF-8; equal values, equal bytes."""
@@ -163,7 +164,7 @@ class Index(_Document):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            raise Corrupt(f"not an image index: {_first_reason(error)}") from error
+            raise Corrupt(f"not an image index: {first_reason(error)}") from error
 
     def to_json(self) -> bytes:
         """Serialise canonically; a number of another tool that is not finite becomes null."""
@@ -203,11 +204,3 @@ def digest_of(data: bytes) -> str:
 
 def _canonical(document: _Document) -> bytes:
     return format_json(document.model_dump(mode="json", by_alias=True, exclude_none=True))
-
-
-def _first_reason(error: ValueError) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    reason = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in reason["loc"])
-    return f"{place}: {reason['msg']}" if place else reason["msg"]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from upt_zoo.close_names import did_you_mean
 from upt_zoo.errors import NotFound
 from upt_zoo.spec import Head, HeadKind, TaskInput
 
@@ -103,7 +104,10 @@ def find_task(name: str) -> Task:
     try:
         return TASKS[name]
     except KeyError:
-        raise NotFound(f"no task {name!r}; the catalogue has {', '.join(TASKS)}") from None
+        hint = did_you_mean(name, TASKS) or ";"
+        raise NotFound(
+            f"no task {name!r} in the catalogue{hint} it has {', '.join(TASKS)}"
+        ) from None
 
 
 _GLUE_UNSTATED = "not stated by GLUE for this task"

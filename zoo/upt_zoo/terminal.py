@@ -1,4 +1,4 @@
-"""How the three commands speak: one line and a code for an error, and tables.
+"""How the three commands speak: one line and a code for an error, tables, and silence if asked.
 
 What is printed may come from foreign adapters and servers, so control characters, with which a
 text could drive the terminal, are dropped everywhere.
@@ -14,9 +14,13 @@ Exit codes (those of sysexits.h, 2 for a wrong command line):
     77  Forbidden
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -59,6 +63,26 @@ OTHERS: dict[type[Exception], tuple[str, str]] = {
 }
 
 
+def make_app(help: str) -> typer.Typer:
+    """Return a command line without commands; shells can complete it, and ``--quiet`` is its own.
+
+    Quiet, commands say nothing on stderr; an error is still said, since ``run_command`` does it.
+    """
+    app = typer.Typer(
+        help=help,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # it would read the brackets of the grammar as markup
+    )
+    app.callback()(_hush)
+    return app
+
+
+def is_quiet(context: typer.Context) -> bool:
+    """Tell whether the command line asks for silence."""
+    return bool(context.find_root().params.get("quiet"))
+
+
 def run_command(app: Callable[[], object], program: str) -> None:
     """Run a command line; an error becomes one line on stderr and the exit code of its class."""
     try:
@@ -76,9 +100,17 @@ def exit_code(error: Exception) -> int:
     return next(codes, UNEXPECTED)
 
 
-def print_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:
-    """Print rows in columns, as wide as the terminal; many rows, as wide as they are."""
+def print_table(
+    header: Sequence[str] | None, rows: Iterable[Sequence[str]], *, empty: str | None = None
+) -> None:
+    """Print rows in columns, as wide as the terminal; many rows, as wide as they are.
+
+    ``empty`` is said instead, on stderr, where there are no rows.
+    """
     rows = [[printable(cell) for cell in row] for row in rows]
+    if not rows and empty is not None:
+        typer.echo(printable(empty), err=True)
+        return
     if len(rows) > _MANY_ROWS:
         _print_columns([list(header), *rows] if header else rows)
         return
@@ -109,6 +141,17 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(letter for letter in text if letter.isprintable() or letter == "\n")
+
+
+def _hush(
+    context: typer.Context,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")
+    ] = False,
+) -> None:
+    if quiet:
+        nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - the context ends it
+        context.with_resource(redirect_stderr(context.with_resource(nowhere)))
 
 
 def _print_columns(rows: Sequence[Sequence[str]]) -> None:

@@ -1,8 +1,6 @@
 """The one place that every call of every gRPC service comes through."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -11,6 +9,7 @@ from google.protobuf.message import Message
 from upt_server import statuses
 from upt_server.access import audit
 from upt_server.access.callers import Access, Caller
+from upt_server.access.open_calls import OpenCall
 from upt_server.access.scopes import Need, need_of_rpc
 from upt_server.calls import code_name, ending_with_a_status
 from upt_server.decoding import Undecodable, refusing_undecodable
@@ -51,7 +50,7 @@ class GrpcGuard(grpc.aio.ServerInterceptor):
         metadata = [(key, str(value)) for key, value in handler_call_details.invocation_metadata]
         keys = [value for key, value in metadata if key == REQUEST_KEY]
         priorities = [value for key, value in metadata if key == PRIORITY]
-        handler, call = await continuation(handler_call_details), _OpenCall()
+        handler, call = await continuation(handler_call_details), OpenCall()
         if handler is not None and not handler.response_streaming and need != "admin":
             call.end_after(_MAX_CALL_S)
         try:
@@ -71,26 +70,7 @@ class GrpcGuard(grpc.aio.ServerInterceptor):
             return None
         handler = refusing_undecodable(handler)
         is_audited = need == "admin" and handler.unary_unary
-        return impatient(_audited(handler, method, caller) if is_audited else handler)
-
-
-class _OpenCall:
-    """The call at hand, from before its message is read: a task of its own, which gRPC made."""
-
-    def __init__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # gRPC runs interceptors in it
-        self._task = task
-
-    def end_after(self, seconds: float) -> None:
-        """Let the call end after so long, even while its answer waits to be read."""
-        timer = asyncio.get_running_loop().call_later(seconds, self._task.cancel)
-        self._task.add_done_callback(lambda _: timer.cancel())
-
-    def hold(self, place: AbstractContextManager[None]) -> None:
-        """Enter a context that is left when the call ends, however it ends."""
-        place.__enter__()
-        self._task.add_done_callback(lambda _: place.__exit__(None, None, None))
+        return impatient(_audited(handler, method, caller) if is_audited else handler, call)
 
 
 def _refusal(error: UptError, audited_method: str | None, *, hears_out: bool) -> _Handler:

@@ -39,7 +39,8 @@ GRPC_NEEDS: dict[str, Need] = {
     f"{_OPEN_INFERENCE}/RepositoryModelLoad": "admin",
     f"{_OPEN_INFERENCE}/RepositoryModelUnload": "admin",
 }
-_OPEN_PATHS = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
+PAGE = "/page/"
+_OPEN_PATHS = ("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 
 
 def need_of_rpc(method: str) -> Need:
@@ -50,7 +51,7 @@ def need_of_rpc(method: str) -> Need:
 def need_of_path(verb: str, path: str) -> Need:
     """Return what an HTTP request needs: reading is metadata, answers are asked for by POST."""
     if verb in ("GET", "HEAD"):
-        return "open" if path in _OPEN_PATHS else "metadata"
+        return "open" if path in _OPEN_PATHS or _is_asset(path) else "metadata"
     is_v2_infer = path.startswith("/v2/models/") and path.endswith("/infer")
     if verb == "POST" and (path == "/v1/predict" or is_v2_infer):
         return "predict"
@@ -58,3 +59,8 @@ def need_of_path(verb: str, path: str) -> Need:
     if verb == "POST" and path == "/v2/repository/index":
         return "metadata"
     return "admin"
+
+
+def _is_asset(path: str) -> bool:
+    """Tell the page's own files, which are alike everywhere, from what it shows of a store."""
+    return path.startswith(PAGE) and not path.startswith(f"{PAGE}data/")

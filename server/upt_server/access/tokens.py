@@ -17,8 +17,10 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from upt_zoo.close_names import did_you_mean
 from upt_zoo.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from upt_zoo.local.files import locked, read_file, replace_file
+from upt_zoo.reasons import first_reason
 
 Scope: TypeAlias = Literal["predict", "metadata", "admin"]
 _LOGGER = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ class Token(BaseModel):
         try:
             return cls.model_validate({**fields, "sha256": _hash(secret)}), secret
         except ValidationError as error:
-            raise InvalidInput(f"token: {_first(error)}") from error
+            raise InvalidInput(f"token: {first_reason(error)}") from error
 
 
 class _Tokens(BaseModel):
@@ -154,8 +156,9 @@ def revoke_token(path: Path, name: str) -> None:
     known = TokenFile(path).tokens()
     with locked(_lock(path), timeout_s=_LOCK_TIMEOUT_S):
         known = _read(path).tokens
-        if not any(each.name == name for each in known):
-            raise NotFound(f"no token {name} in {path}; `upt-server token ls` lists them")
+        if name not in (names := [each.name for each in known]):
+            hint = did_you_mean(name, names) or ";"
+            raise NotFound(f"no token {name} in {path}{hint} `upt-server token ls` lists them")
         _write(path, tuple(each for each in known if each.name != name))
 
 
@@ -170,7 +173,7 @@ def _read(path: Path) -> _Tokens:
     except Corrupt as error:
         raise InvalidInput(str(error)) from error
     except ValidationError as error:
-        raise InvalidInput(f"{path}: {_first(error)}") from error
+        raise InvalidInput(f"{path}: {first_reason(error)}") from error
 
 
 def _write(path: Path, tokens: tuple[Token, ...]) -> None:
@@ -181,10 +184,3 @@ def _write(path: Path, tokens: tuple[Token, ...]) -> None:
 
 def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def _first(error: ValidationError) -> str:
-    """Say the first thing that is wrong, without the value, which may be a secret."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"]

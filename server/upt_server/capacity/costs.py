@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from upt_zoo.errors import DataNotFound, InvalidInput
+from upt_zoo.reasons import first_reason
 
 Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _MEASURED = "costs.json"
@@ -80,5 +81,6 @@ def read_costs(file: Path | None = None) -> Costs:
         raise DataNotFound(f"no file {source}: benchmarks/costs.py --out writes one") from error
     except ValidationError as error:
         raise InvalidInput(
-            f"{source}: expected costs as benchmarks/costs.py --out writes them: {error}"
+            f"{source}: expected costs as benchmarks/costs.py --out writes them: "
+            f"{first_reason(error)}"
         ) from error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from upt_server.options import (
+    Adapter,
     AdminTarget,
     OwnCertificate,
     OwnKey,
@@ -14,12 +15,13 @@ from upt_server.options import (
     TrustedCa,
     connected,
 )
-from upt_zoo.options import AsJson, print_json
+from upt_zoo.options import AsJson, complete_adapter, print_json
 from upt_zoo.terminal import format_size, print_table
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from google.protobuf.message import Message
     from pydantic import JsonValue
 
     from upt_protos.v1.admin_pb2 import ResidentAdapter
@@ -31,8 +33,12 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Adapter = Annotated[str, typer.Argument(metavar="REF", help="name[:version][@digest]")]
-Adapters = Annotated[list[str], typer.Argument(metavar="REF...", help="name[:version][@digest]")]
+Adapters = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="REF...", help="name[:version][@digest]", autocompletion=complete_adapter
+    ),
+]
 
 
 @app.command()
@@ -43,10 +49,11 @@ def load(
     ca: TrustedCa = None,
     cert: OwnCertificate = None,
     key: OwnKey = None,
+    as_json: AsJson = False,
 ) -> None:
     """Load an adapter before anybody asks for it; it may be evicted again."""
     with _asking(server, token_file, ca, cert, key) as client:
-        _print_resident([client.load(ref)])
+        _print_resident([client.load(ref)], as_json=as_json)
 
 
 @app.command()
@@ -57,10 +64,11 @@ def pin(
     ca: TrustedCa = None,
     cert: OwnCertificate = None,
     key: OwnKey = None,
+    as_json: AsJson = False,
 ) -> None:
     """Load adapters and keep them until they are unloaded."""
     with _asking(server, token_file, ca, cert, key) as client:
-        _print_resident(client.preload(refs))
+        _print_resident(client.preload(refs), as_json=as_json)
 
 
 @app.command()
@@ -71,11 +79,15 @@ def unload(
     ca: TrustedCa = None,
     cert: OwnCertificate = None,
     key: OwnKey = None,
+    as_json: AsJson = False,
 ) -> None:
     """Drop an adapter from memory, and its pin; calls that use it finish first."""
     with _asking(server, token_file, ca, cert, key) as client:
         dropped = client.unload(ref)
-    typer.echo(f"unloaded {dropped.adapter}@{dropped.digest}")
+    if as_json:
+        print_json(_facts(dropped))
+    else:
+        typer.echo(f"unloaded {dropped.adapter}@{dropped.digest}")
 
 
 @app.command()
@@ -100,29 +112,20 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how a server is and what is in its memory."""
-    from google.protobuf.json_format import MessageToDict
+    from upt_protos.v1.admin_pb2 import State
 
     with _asking(server, token_file, ca, cert, key) as client:
         state, adapters = client.status(), client.resident()
     if as_json:
-        written: list[dict[str, JsonValue]] = [
-            MessageToDict(
-                message,
-                preserving_proto_field_name=True,
-                always_print_fields_with_no_presence=True,
-            )
-            for message in (state, *adapters)
-        ]
-        print_json({**written[0], "adapters": [*written[1:]]})
+        print_json({**_facts(state), "adapters": [*map(_facts, adapters)]})
         return
-    from upt_protos.v1.admin_pb2 import State
 
     typer.echo(
         f"{State.Name(state.state).removeprefix('STATE_').lower()}, upt {state.version}, "
         f"{state.precision}, {state.calls} calls inside, {state.queue_rows} rows wait, adapters "
         f"take {format_size(state.adapter_bytes)} of {format_size(state.max_adapter_bytes)}"
     )
-    _print_resident(adapters)
+    _print_resident(adapters, as_json=False)
 
 
 def _asking(
@@ -133,7 +136,19 @@ def _asking(
     return connected(AdminClient, server, token_file, ca, cert, key)
 
 
-def _print_resident(adapters: "Iterable[ResidentAdapter]") -> None:
+def _facts(message: "Message") -> "dict[str, JsonValue]":
+    from google.protobuf.json_format import MessageToDict
+
+    facts: dict[str, JsonValue] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return facts
+
+
+def _print_resident(adapters: "Iterable[ResidentAdapter]", *, as_json: bool) -> None:
+    if as_json:
+        print_json([*map(_facts, adapters)])
+        return
     print_table(
         ("adapter", "digest", "size", "in use by", "pinned"),
         (
@@ -146,4 +161,5 @@ def _print_resident(adapters: "Iterable[ResidentAdapter]") -> None:
             )
             for each in adapters
         ),
+        empty="no adapters in memory; a call for one, or `upt-server admin load`, loads it",
     )

@@ -16,9 +16,11 @@ from upt_server.options import (
     read_token,
 )
 from upt_zoo.errors import DataNotFound, InvalidInput, Unavailable
-from upt_zoo.options import Home
+from upt_zoo.options import AsJson, Home, complete_adapter, print_json
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from upt_server.client import AsyncClient
     from upt_server.inputs import Options
     from upt_server.results import AdapterDescription
@@ -33,7 +35,13 @@ Rows = Annotated[
 def score(
     file: Rows,
     adapter: Annotated[
-        str, typer.Option("--adapter", metavar="REF", help="name[:version][@digest]")
+        str,
+        typer.Option(
+            "--adapter",
+            metavar="REF",
+            help="name[:version][@digest]",
+            autocompletion=complete_adapter,
+        ),
     ],
     out: Annotated[
         Path, typer.Option(metavar="FILE", dir_okay=False, help="Where the answers go, in JSONL.")
@@ -71,6 +79,7 @@ def score(
     ca: TrustedCa = None,
     cert: OwnCertificate = None,
     key: OwnKey = None,
+    as_json: AsJson = False,
 ) -> None:
     """Answer all rows of a file. The same command goes on where a stopped one ended."""
     import asyncio
@@ -95,7 +104,9 @@ def score(
         async with AsyncClient(target, tls=tls, token=token) as client:
             about = await client.adapter(adapter)
             chosen = [name for name in columns.split(",") if name] or list(about.fields)
-            await _score(client, about, (file, chosen, out), options, at_once)
+            outcome = await _score(client, about, (file, chosen, out), options, at_once)
+        if as_json:
+            print_json(outcome)
 
     with nullcontext(server) if server else own_server(home) as target:
         try:
@@ -110,8 +121,8 @@ async def _score(
     what: tuple[Path, list[str], Path],
     options: "Options",
     at_once: int,
-) -> None:
-    """Score the rows that are not yet in the file of scores."""
+) -> "dict[str, JsonValue]":
+    """Score the rows that are not yet in the file of scores; say what came of it."""
     from dataclasses import asdict
     from itertools import islice
 
@@ -142,6 +153,13 @@ async def _score(
     typer.echo(f"{out}: {scores.lines - done} rows by {pinned}", err=True)
     if scorer.bad_rows:
         typer.echo(f"{scorer.bad_rows} of them have no answer; their lines say why", err=True)
+    return {
+        "out": str(out),
+        "adapter": pinned,
+        "rows": scores.lines,
+        "rows_before": done,
+        "rows_without_answer": scorer.bad_rows,
+    }
 
 
 def _check(about: "AdapterDescription", options: "Options", columns: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ def create(
         int | None,
         typer.Option(help="Tokens of text that may wait at once.", show_default="any number"),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a token, print it this once, and add its hash to the file."""
     from upt_server.access.tokens import Token, add_token
@@ -43,7 +44,10 @@ def create(
         queued_tokens=queued_tokens,
     )
     add_token(tokens, token)
-    typer.echo(secret)
+    if as_json:
+        print_json({"name": token.name, "token": secret})
+    else:
+        typer.echo(secret)
 
 
 @app.command(name="ls")
@@ -67,6 +71,7 @@ def list_tokens(tokens: Tokens, as_json: AsJson = False) -> None:
             )
             for token in known
         ),
+        empty=f"no tokens in {tokens}; `upt-server token create` makes one",
     )
 
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from upt_server.options import OwnCertificate, OwnKey, OwnToken, TrustedCa, client_tls, read_token
+from upt_zoo.errors import Unavailable
 from upt_zoo.terminal import format_size, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
-    from upt_server.activity import Activity
+    from upt_server.activity import Activity, Reading
     from upt_server.metrics_client import MetricsClient
 
 _TARGET = "127.0.0.1:8000"
@@ -33,49 +35,71 @@ def top(
     cert: OwnCertificate = None,
     key: OwnKey = None,
 ) -> None:
-    """Show what a server does, adapter by adapter, until Ctrl-C."""
+    """Show what a server does, adapter by adapter, until Ctrl-C; one that goes is waited for."""
     from upt_server.metrics_client import MetricsClient
 
     token, tls = read_token(token_file), client_tls(ca, cert, key)
     try:
         with MetricsClient(server, token=token, tls=tls) as client:
-            _show(_activities(client, interval_s, is_once=once), as_json=as_json)
+            _show(_moments(client, interval_s, is_once=once), as_json=as_json)
     except KeyboardInterrupt:  # the way to end it, no failure
         return
 
 
-def _activities(
+def _moments(
     client: "MetricsClient", interval_s: float, *, is_once: bool
-) -> "Iterator[Activity]":
+) -> "Iterator[Activity | Unavailable]":
+    """Yield what each interval brought, and once of a server that is away that it is.
+
+    Raises:
+        Unavailable: nobody answers at first, or when there is but one interval.
+    """
     from upt_server.activity import compare
 
-    before = client.read()
+    before: Reading | None = client.read()
     while True:
         time.sleep(interval_s)
-        after = client.read()
-        yield compare(before, after)
-        if is_once:
-            return
+        try:
+            after = client.read()
+        except Unavailable as error:
+            if is_once:
+                raise
+            if before is not None:
+                yield error
+            before = None
+            continue
+        if before is not None:  # else the server is back, and counts from here
+            yield compare(before, after)
+            if is_once:
+                return
         before = after
 
 
-def _show(activities: "Iterator[Activity]", *, as_json: bool) -> None:
+def _show(moments: "Iterator[Activity | Unavailable]", *, as_json: bool) -> None:
+    from pydantic_core import to_json
     from rich.console import Console
     from rich.live import Live
 
     console = Console()
-    if as_json:
-        from pydantic_core import to_json
-
-        for activity in activities:
-            typer.echo(to_json(activity))
-    elif not console.is_terminal:
-        for activity in activities:
-            console.print(_render(activity))
-    else:
+    if console.is_terminal and not as_json:
         with Live("reading", console=console, auto_refresh=False) as live:
-            for activity in activities:
-                live.update(_render(activity), refresh=True)
+            for moment in moments:
+                shown = _away(moment) if isinstance(moment, Unavailable) else _render(moment)
+                live.update(shown, refresh=True)
+        return
+    for moment in moments:
+        if isinstance(moment, Unavailable):
+            typer.echo(_away(moment).plain, err=True)
+        elif as_json:
+            typer.echo(to_json(moment))
+        else:
+            console.print(_render(moment))
+
+
+def _away(error: Unavailable) -> "Text":
+    from rich.text import Text
+
+    return Text(f"{printable(str(error))} Trying again until Ctrl-C.")
 
 
 def _render(activity: "Activity") -> "RenderableType":

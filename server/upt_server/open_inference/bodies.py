@@ -17,6 +17,7 @@ from upt_server.open_inference.answers import Inferred
 from upt_server.open_inference.messages import facts_of
 from upt_server.open_inference.tensors import Tensor, split_raw
 from upt_zoo.errors import InvalidInput
+from upt_zoo.reasons import first_reason
 
 HEADER_LENGTH = "inference-header-content-length"
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
@@ -185,9 +186,7 @@ def _parse(kind: type[_Kind], data: bytes) -> _Kind:
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InvalidInput(f"{place or 'the body'}: {first['msg']}") from error
+        raise InvalidInput(f"the body: {first_reason(error)}") from error
 
 
 def _set_parameters(

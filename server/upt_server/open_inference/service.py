@@ -1,9 +1,9 @@
 """The protocol over gRPC: ``inference.GRPCInferenceService``."""
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
-from typing import TypeAlias, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TypeAlias
 
 import grpc
 import numpy as np
@@ -15,22 +15,19 @@ from upt_server.calls import ending_with_a_status
 from upt_server.open_inference.answers import Inferred, OpenInferenceAnswers
 from upt_server.open_inference.messages import facts_of
 from upt_server.open_inference.tensors import Values
+from upt_server.streams import Streams
 from upt_server.telemetry.recorder import Recorder
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
-_Result = TypeVar("_Result")
 
 _LOGGER = logging.getLogger(__name__)
-_STREAM_REQUESTS = 64  # of one stream at work at once; more wait in the connection
-_ALL_STREAM_REQUESTS = 1024  # of all streams, as many as there may be calls
 
 
 class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     """Serves ``inference.GRPCInferenceService``."""
 
-    def __init__(self, answers: OpenInferenceAnswers, recorder: Recorder) -> None:
-        self._answers, self._recorder = answers, recorder
-        self._stream_requests = asyncio.Semaphore(_ALL_STREAM_REQUESTS)
+    def __init__(self, answers: OpenInferenceAnswers, recorder: Recorder, streams: Streams) -> None:
+        self._answers, self._recorder, self._streams = answers, recorder, streams
 
     async def ServerLive(self, request: object, context: _Context) -> pb.ServerLiveResponse:
         """Say that the process lives."""
@@ -88,35 +85,14 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
         self, requests: AsyncIterator[pb.ModelInferRequest], context: _Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """Answer the requests of a stream, many at once, in their order."""
-        waiting: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None]
-        waiting = asyncio.Queue(_STREAM_REQUESTS)
-        tasks: set[asyncio.Task[object]] = set()
-
-        def start(work: Coroutine[object, object, _Result]) -> "asyncio.Task[_Result]":
-            task = asyncio.create_task(work)
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            return task
-
-        async def read() -> None:
-            try:
-                async for request in requests:
-                    await self._stream_requests.acquire()
-                    task = start(self._infer_for_stream(request))
-                    # by the task's end, since one that is cancelled early never runs a line
-                    task.add_done_callback(lambda _: self._stream_requests.release())
-                    await waiting.put(task)
-            except Exception:  # the edge: a task of its own, whose error nobody else would see
-                _LOGGER.exception("a stream could not be read to its end")
-            await waiting.put(None)
-
-        start(read())
-        try:
-            while (answer := await waiting.get()) is not None:
-                yield await answer
-        finally:
-            for task in list(tasks):  # the caller has left: what is at work frees its place
-                task.cancel()
+        async with (
+            ending_with_a_status(context),
+            aclosing(
+                self._streams.answer(requests, self._infer_for_stream, in_order=True)
+            ) as responses,
+        ):
+            async for response in responses:
+                yield response
 
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: _Context

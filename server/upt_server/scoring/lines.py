@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def answer_line(number: int, output: Output) -> str:
     """Write a row's answer; ``number`` counts rows from 1."""
     line: dict[str, JsonValue] = {"row": number}
-    line |= _answer(output.answer, output.labels)
+    line |= answer_facts(output.answer, output.labels)
     line |= {"tokens": output.tokens, "truncated": output.is_truncated, "windows": output.windows}
     if output.candidates:
-        line["candidates"] = [_answer(each, ()) for each in output.candidates]
+        line["candidates"] = [answer_facts(each, ()) for each in output.candidates]
     if output.logits:
         line["logits"] = [_rounded(value) for value in output.logits]
     if output.gates:
@@ -43,7 +43,8 @@ def failure_line(number: int, error: Exception) -> str:
     return json.dumps({"row": number, "error": reason, "message": message}, ensure_ascii=False)
 
 
-def _answer(answer: Answer, labels: tuple[str, ...]) -> "dict[str, JsonValue]":
+def answer_facts(answer: Answer, labels: tuple[str, ...]) -> "dict[str, JsonValue]":
+    """Return an answer in JSON; ``labels`` name its scores."""
     match answer:
         case LabelAnswer(label=label, score=score, scores=scores):
             return {"label": label, "score": _rounded(score), "scores": _by_label(labels, scores)}

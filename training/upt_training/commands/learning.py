@@ -1,28 +1,25 @@
 """The commands that train: ``run``, ``search`` and ``pretrain``."""
 
-import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upt_training.options import DataFolder, Threads, set_threads
+from upt_training.commands.pinning import pin_start
+from upt_training.options import DataFolder, NoTexts, Threads, complete_task, set_threads
 from upt_zoo.errors import Conflict, InvalidInput, InvalidReference
 from upt_zoo.options import AsJson, Home
 
 if TYPE_CHECKING:
-    from upt_training.experiment import Experiment, Trained
-    from upt_training.recipe import Learning, Recipe
-    from upt_zoo.local.store import Store
-    from upt_zoo.tensors import Array
+    from collections.abc import Sequence
 
-_AnyRecipe = TypeVar("_AnyRecipe", bound="Learning")
-_Changes = dict[str, str | int | None]
+    from pydantic import JsonValue
+
+    from upt_training.jobs import Job
+    from upt_training.plan import Planned
+    from upt_training.records import Record
 
 
 def add_learning_commands(app: typer.Typer) -> None:
@@ -42,7 +39,10 @@ def run(
     ] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option(help="A task of the catalogue, with the recipe that ships; repeatable."),
+        typer.Option(
+            help="A task of the catalogue, with the recipe that ships; repeatable.",
+            autocompletion=complete_task,
+        ),
     ] = None,
     method: Annotated[
         list[str] | None, typer.Option(help="Instead of the recipe's own; repeatable.")
@@ -74,46 +74,63 @@ def run(
         Path | None,
         typer.Option(help="Folder of CSV files, one a run: losses and metrics.", file_okay=False),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of reports, one a version.",
+            show_default="reports beside the recipe, for a task of one's own",
+            file_okay=False,
+        ),
+    ] = None,
+    no_texts: NoTexts = False,
     data: DataFolder = None,
     home: Home = None,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train, evaluate on dev and test files, and register in the zoo.
+    """Train, evaluate on dev and test files, register in the zoo, and report.
 
     A run that was interrupted goes on where it was when it is started again. Several recipes,
     methods and seeds are a queue, seed by seed, and for each seed method by method.
     """
+    from upt_training.checkpoints import user_checkpoints
+    from upt_training.jobs import Job, perform
+    from upt_training.plan import multiply
+    from upt_training.records import find_record, record_file
     from upt_zoo.catalogue import home_store
     from upt_zoo.references import is_version
 
     if version is not None and not is_version(version):
         raise InvalidReference(f"--version: expected MAJOR.MINOR.PATCH, got {version!r}")
-    changes: _Changes = {"initial_adapter": None} if no_initial_adapter else {}
+    changes: dict[str, JsonValue] = {"initial_adapter": None} if no_initial_adapter else {}
     if backbone_precision is not None:
         changes["precision"] = backbone_precision
-    queue = [
-        (recipe.changed({**changes, **each}), folder)
-        for each in _choices(method or [], seed or [])
-        for recipe, folder in _recipes(recipes or [], task or [], data)
-    ]
-    for planned, _ in queue:
-        if planned.initial_adapter is None:  # others may start from what the queue will publish
-            _recorded(records, planned)
-    for planned, folder in queue:
-        recipe, initial = _started(context, planned, home)
-        _run(
-            recipe,
-            initial,
-            store=None if no_publish else home_store(home),
-            data=folder,
+    axes: dict[str, Sequence[JsonValue]] = {"seed": seed or [], "method": method or []}
+    queue = multiply(_plan(recipes or [], task or [], data), axes, changes)
+    for planned in queue:
+        if planned.recipe.initial_adapter is None:  # others may start from what will be published
+            find_record(records, planned.recipe)
+    for planned in queue:
+        recipe, initial = pin_start(context, planned.recipe, home)
+        job = Job(
+            recipe=recipe,
+            data=planned.data,
+            initial=initial,
+            checkpoints=user_checkpoints(),
+            store=None if no_publish else home_store(home).root,
             records=records,
             curves=curves,
             max_minutes=max_minutes,
             version=version,
             threads=threads,
-            as_json=as_json,
         )
+        if records is not None and job.record() is not None:
+            typer.echo(f"{record_file(records, recipe)} exists: skipped", err=True)
+            continue
+        record = perform(job, as_json=as_json)
+        _print(record, as_json=as_json)
+        _report(job, record, report, has_texts=not no_texts, as_json=as_json)
 
 
 def search(
@@ -138,40 +155,42 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Try learning rates and epochs on held-out rows; evaluate and register the best alone."""
+    from upt_training.checkpoints import checkpoint_file, user_checkpoints
     from upt_training.experiment import Experiment
+    from upt_training.jobs import Job, keep
     from upt_training.progress import reporting
     from upt_training.records import record_file
     from upt_training.search import trial_of, trials_of, with_trials
     from upt_zoo.catalogue import home_store
 
-    ((wanted, folder),) = _recipes([recipe], [], data)
-    file = record_file(records, wanted) if records else None
+    (planned,) = _plan([recipe], [], data)
+    file = record_file(records, planned.recipe) if records else None
     if file is not None and file.exists():
         raise Conflict(f"{file} exists; name another folder of records")
-    started, initial = _started(context, wanted, home)
+    started, initial = pin_start(context, planned.recipe, home)
     set_threads(threads)
     share_s = None if max_minutes is None else max_minutes * 60 / runs
     tried, checkpoints = [], []
     for each in trials_of(started, runs):
-        experiment = Experiment(each, data_folder=folder, initial=initial)
-        checkpoints.append(_checkpoint(each.task_name, experiment.recipe))
+        experiment = Experiment(each, data_folder=planned.data, initial=initial)
+        checkpoints.append(checkpoint_file(user_checkpoints(), each.task_name, experiment.recipe))
         with reporting(sys.stderr, as_json=as_json) as reporter:
             fitted = experiment.fit(reporter, checkpoint=checkpoints[-1], max_seconds=share_s)
         tried.append((trial_of(each, max(fitted.progress.holdout)), each, fitted))
         typer.echo(f"trial {len(tried)} of {runs}: {tried[-1][0]}", err=True)
     _, best, fitted = max(tried, key=lambda each: each[0].holdout)  # the first of equals
-    best = with_trials(best, [trial for trial, *_ in tried])
-    experiment = Experiment(best, data_folder=folder, initial=initial)
-    _keep(
-        best,
-        experiment,
-        experiment.finish(fitted),
-        store=None if no_publish else home_store(home),
-        file=file,
+    job = Job(
+        recipe=with_trials(best, [trial for trial, *_ in tried]),
+        data=planned.data,
+        initial=initial,
+        checkpoints=user_checkpoints(),
+        store=None if no_publish else home_store(home).root,
+        records=records,
         max_minutes=None if share_s is None else share_s / 60,
         version=version,
-        as_json=as_json,
     )
+    experiment = Experiment(job.recipe, data_folder=job.data, initial=initial)
+    _print(keep(job, experiment, experiment.finish(fitted)), as_json=as_json)
     for checkpoint in checkpoints:
         checkpoint.unlink(missing_ok=True)
 
@@ -199,6 +218,7 @@ def pretrain(
 ) -> None:
     """Go on with masked-language modelling, of an adapter or of the backbone, on any texts."""
     from upt_training.card import write_card
+    from upt_training.checkpoints import checkpoint_file, user_checkpoints
     from upt_training.pretrainer import Pretrainer, write_backbone
     from upt_training.pretraining import read_pretraining
     from upt_training.progress import reporting
@@ -212,11 +232,11 @@ def pretrain(
         )
     if out is not None and out.exists():
         raise Conflict(f"--out: {out} exists; name a folder that does not")
-    pinned, initial = _started(context, wanted, home)
+    pinned, initial = pin_start(context, wanted, home)
     set_threads(threads)
     folder = data if isinstance(wanted.task, str) else recipe.parent
     pretrainer = Pretrainer(pinned, folder=folder, initial=initial)
-    checkpoint = _checkpoint(wanted.name, pretrainer.recipe)
+    checkpoint = checkpoint_file(user_checkpoints(), wanted.name, pretrainer.recipe)
     with reporting(sys.stderr, as_json=as_json) as reporter:
         found = pretrainer.run(reporter, checkpoint=checkpoint)
     if out is not None:
@@ -239,186 +259,50 @@ def pretrain(
         typer.echo(f"holdout/{name} {found.before[name]:.2f} before, {value:.2f} after")
 
 
-def _choices(methods: Sequence[str], seeds: Sequence[int]) -> Iterator[_Changes]:
-    """Give the changes to each method with each seed, seed by seed; none where none is named."""
-    by_seed: list[_Changes] = [{"seed": seed} for seed in seeds]
-    by_method: list[_Changes] = [{"method": method} for method in methods]
-    for one, other in product(by_seed or [{}], by_method or [{}]):
-        yield {**one, **other}
-
-
-def _recipes(
-    files: Sequence[Path], tasks: Sequence[str], data: Path | None
-) -> list[tuple["Recipe", Path | None]]:
-    """Return each recipe and the folder of its rows: a task of one's own has them beside it."""
-    from upt_training.recipe import read_recipe, recipe_of_task
+def _plan(files: "Sequence[Path]", tasks: "Sequence[str]", data: Path | None) -> "list[Planned]":
+    from upt_training.plan import plan_of_files, plan_of_tasks
 
     if bool(files) == bool(tasks):
         raise InvalidInput("expected recipe files or --task NAME, and not both")
-    if tasks:
-        return [(recipe_of_task(task), data) for task in tasks]
-    found = [
-        (_recipe_of_record(file) if file.suffix == ".json" else read_recipe(file), file.parent)
-        for file in files
-    ]
-    return [(recipe, data if isinstance(recipe.task, str) else near) for recipe, near in found]
+    return plan_of_tasks(tasks, data) if tasks else plan_of_files(files, data)
 
 
-def _recipe_of_record(file: Path) -> "Recipe":
-    """Return the recipe that a record is of.
-
-    Raises:
-        InvalidInput: there is no such record, or its task is not of the catalogue.
-        Corrupt: the file is no record.
-    """
-    from upt_training.records import read_record
-
-    if not file.is_file():
-        raise InvalidInput(f"expected a recipe or a run record, there is no file {file}")
-    recipe = read_record(file).recipe
-    if not isinstance(recipe.task, str):
-        raise InvalidInput(f"{file} is of a task of one's own: name its recipe instead")
-    return recipe
-
-
-def _recorded(records: Path | None, recipe: "Recipe") -> tuple[Path | None, bool]:
-    """Return where the run's record goes, and whether it stands there.
-
-    Raises:
-        Conflict: a record of another recipe stands there.
-    """
-    from upt_training.records import read_record, record_file
-
-    if records is None:
-        return None, False
-    file = record_file(records, recipe)
-    if not file.exists():
-        return file, False
-    if not read_record(file).is_of(recipe):
-        raise Conflict(f"{file} is of another recipe; name another folder of records")
-    return file, True
-
-
-def _run(
-    recipe: "Recipe",
-    initial: "Mapping[str, Array] | None",
-    *,
-    store: "Store | None",
-    data: Path | None,
-    records: Path | None,
-    curves: Path | None,
-    max_minutes: float | None,
-    version: str | None,
-    threads: int | None,
-    as_json: bool,
+def _report(
+    job: "Job", record: "Record", folder: Path | None, *, has_texts: bool, as_json: bool
 ) -> None:
-    from upt_training.experiment import Experiment
-    from upt_training.progress import reporting
-    from upt_training.records import record_file
-
-    file, is_done = _recorded(records, recipe)
-    if is_done:
-        typer.echo(f"{file} exists: skipped", err=True)
-        return
-    set_threads(threads)
-    experiment = Experiment(recipe, data_folder=data, initial=initial)
-    checkpoint = _checkpoint(experiment.recipe.task_name, experiment.recipe)
-    curve = record_file(curves, recipe).with_suffix(".csv") if curves else None
-    with reporting(sys.stderr, as_json=as_json, curve=curve) as reporter:
-        trained = experiment.run(
-            reporter,
-            checkpoint=checkpoint,
-            max_seconds=None if max_minutes is None else max_minutes * 60,
-        )
-    _keep(
-        recipe,
-        experiment,
-        trained,
-        store=store,
-        file=file,
-        max_minutes=max_minutes,
-        version=version,
-        as_json=as_json,
-    )
-    checkpoint.unlink(missing_ok=True)  # not before the result is safe
-
-
-def _keep(
-    recipe: "Recipe",
-    experiment: "Experiment",
-    trained: "Trained",
-    *,
-    store: "Store | None",
-    file: Path | None,
-    max_minutes: float | None,
-    version: str | None,
-    as_json: bool,
-) -> None:
-    """Publish, record and print what a run gave."""
-    from upt_training.records import Record, write_record
-
-    adapter = _publish(store, recipe, trained, version)
-    record = Record.of(experiment.recipe, trained, adapter=adapter, max_minutes=max_minutes)
-    if file is not None:
-        write_record(file, record)
-    if as_json:
-        typer.echo(record.model_dump_json())
-    else:
-        _print_result(record.adapter, record.metrics)
-
-
-def _started(
-    context: typer.Context, recipe: _AnyRecipe, home: Path | None
-) -> "tuple[_AnyRecipe, Mapping[str, Array] | None]":
-    """Pin the recipe's initial adapter by its digest and read it."""
-    from upt_zoo.backbone import resolve_backbone
-    from upt_zoo.commands.remotes import store_of
-    from upt_zoo.errors import WrongBackbone
+    """Review what was published, if there is a folder for reports and a dev file."""
+    from upt_training.data import read_split, splits_in
+    from upt_training.recipe import task_of
+    from upt_training.report import write_report
+    from upt_training.report_table import print_review
+    from upt_training.review import review
+    from upt_zoo.local.store import Store
     from upt_zoo.references import Reference
 
-    if recipe.initial_adapter is None:
-        return recipe, None
-    reference = Reference.parse(recipe.initial_adapter)
-    origin = store_of(context, reference, home, offline=False)
-    stored = origin.resolve(reference)
-    backbone = resolve_backbone(recipe.backbone).identity
-    if stored.spec.backbone.digest != backbone.digest:
-        raise WrongBackbone(
-            f"initial_adapter: {stored.reference} belongs to {stored.spec.backbone.digest}, "
-            f"{recipe.backbone} is {backbone.digest}"
-        )
-    _, tensors = origin.load(stored)
-    pinned = replace(reference, tag=stored.version, digest=stored.digest)
-    return recipe.model_copy(update={"initial_adapter": str(pinned)}), tensors
-
-
-def _publish(
-    store: "Store | None", recipe: "Recipe", trained: "Trained", version: str | None
-) -> str | None:
-    """Publish, if there is a store and the method gives an adapter."""
-    from upt_training.card import write_card
-    from upt_training.recipe import COMPARISONS
-
-    if store is None or recipe.method in COMPARISONS:
-        return None
-    card = write_card(
-        trained.spec, train_rows=trained.train_rows, holdout_rows=trained.holdout_rows
+    known = task_of(job.recipe)
+    if folder is None and known.files is not None and job.data is not None:
+        folder = job.data / "reports"
+    splits = splits_in(known, folder=job.data)
+    if folder is None or job.store is None or record.adapter is None or not splits:
+        return
+    store = Store(job.store)
+    stored = store.resolve(Reference.parse(record.adapter))
+    rows = read_split(known, splits[0], folder=job.data)
+    found = review(store, stored, known, rows)
+    page, *_ = write_report(
+        folder / f"{stored.name}-{stored.version}",
+        found,
+        record=record,
+        examples=rows.examples if has_texts else None,
     )
-    stored = store.publish(trained.spec, trained.tensors, card, version=version)
-    return f"{stored.reference}@{stored.digest}"
+    if not as_json:
+        print_review(found, page, has_texts=has_texts)
 
 
-def _print_result(adapter: str | None, metrics: dict[str, float]) -> None:
-    typer.echo(f"published {adapter}" if adapter else "not published")
-    for name, value in metrics.items():
+def _print(record: "Record", *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(record.model_dump_json())
+        return
+    typer.echo(f"published {record.adapter}" if record.adapter else "not published")
+    for name, value in record.metrics.items():
         typer.echo(f"{name} {value:.2f}")
-
-
-def _checkpoint(name: str, recipe: "Learning") -> Path:
-    """Say where a run's checkpoint stands: in the user's cache, by the recipe."""
-    import platformdirs
-
-    directory = platformdirs.user_cache_path("upt", appauthor=False) / "checkpoints"
-    directory.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]
-    return directory / f"{name}-{recipe.method}-{digest}.safetensors"

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from upt_training.options import complete_task
 from upt_zoo.errors import InvalidInput, NotFound
 from upt_zoo.options import AsJson
 
 if TYPE_CHECKING:
     from upt_training.records import Record
     from upt_training.table import Cell, Choice
+
+
+_Rows = list[dict[str, object]]
 
 
 def table(
@@ -24,7 +28,11 @@ def table(
     ] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option(help="A row, run or not; repeatable.", show_default="all that were run"),
+        typer.Option(
+            help="A row, run or not; repeatable.",
+            show_default="all that were run",
+            autocompletion=complete_task,
+        ),
     ] = None,
     train_rows: Annotated[
         list[int] | None, typer.Option(help="Of each --task, learnt from so many; repeatable.")
@@ -66,17 +74,17 @@ def table(
     elif against is not None:
         rows, markdown = _differences(found, against, split)
     else:
-        rows, markdown = _cells(found, choice, split)
+        rows, markdown = lay_out(found, choice, split)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
         typer.echo(csv_of(rows) if as_csv else markdown, nl=not as_csv)
 
 
-_Rows = list[dict[str, object]]
-
-
-def _cells(found: "Sequence[Record]", choice: "Choice", split: str | None) -> tuple[_Rows, str]:
+def lay_out(
+    found: "Sequence[Record]", choice: "Choice", split: str | None = None
+) -> tuple[_Rows, str]:
+    """Lay records out as tasks by methods: the cells for JSON, and the table as text."""
     from upt_training.runs import unlike
     from upt_training.table import as_markdown, cells_of
 

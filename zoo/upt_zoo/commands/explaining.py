@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from upt_zoo.commands.remotes import read_remotes, store_of
-from upt_zoo.options import Adapter, AsJson, Home, Offline, print_json, summary_of
+from upt_zoo.description import describe
+from upt_zoo.options import Adapter, AsJson, Home, Offline, print_json
 from upt_zoo.terminal import format_metrics, format_size, print_table, printable
 
 if TYPE_CHECKING:
@@ -87,24 +88,11 @@ def _standing(store: "Store", stored: "StoredAdapter", remotes: "Remotes") -> _S
 
 
 def _description(stored: "StoredAdapter", standing: _Standing) -> "dict[str, JsonValue]":
-    values: dict[str, JsonValue] = stored.spec.model_dump(mode="json")
-    lineage = stored.spec.lineage
     return {
-        **summary_of(stored),
+        **describe(stored),
         "aliases": list(standing.aliases),
         "yanked": standing.yanked,
         "signers": [asdict(each) for each in standing.signers],
-        "backbone": values["backbone"],
-        "task": values["task"],
-        "head": values["head"],
-        "components": {name: values[name] for name in ("lora", "prefix", "bottleneck", "prompt")},
-        "parameters": {
-            "trained": lineage.trained_parameters,
-            "served": lineage.served_parameters,
-            "head": lineage.head_parameters,
-        },
-        "licence": lineage.licence,
-        "lineage": values["lineage"],
     }
 
 

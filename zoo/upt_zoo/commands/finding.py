@@ -48,13 +48,12 @@ def search(
     ]
     if as_json:
         print_json([*found])
-    elif found:
+    else:
         rows = [
             (str(each["reference"]), str(each["description"]), str(each["data"])) for each in found
         ]
-        print_table(("adapter", "task", "data"), rows)
-    else:
-        typer.echo(f"nothing has {' and '.join(words)}", err=True)
+        nothing = f"nothing has {' and '.join(words)}; `upt-zoo ls --catalogue` lists what there is"
+        print_table(("adapter", "task", "data"), rows, empty=nothing)
 
 
 def diff(

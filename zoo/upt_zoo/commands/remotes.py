@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from upt_zoo.commands.bars import progress_bars
-from upt_zoo.options import Adapter, AsJson, Home, Offline, print_json
+from upt_zoo.options import Adapter, AsJson, Home, Offline, complete_adapter, print_json
 from upt_zoo.progress import Report, silent
 
 if TYPE_CHECKING:
@@ -76,7 +76,12 @@ def push(
 
 
 def bundle(
-    refs: Annotated[list[str], typer.Argument(metavar="REF...", help="Adapters of the store.")],
+    refs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REF...", help="Adapters of the store.", autocompletion=complete_adapter
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The file to write.", dir_okay=False)],
     home: Home = None,
     as_json: AsJson = False,

@@ -8,7 +8,7 @@ import typer
 
 from upt_zoo.commands.remotes import local_reference, store_of
 from upt_zoo.errors import Corrupt
-from upt_zoo.options import Adapter, AsJson, Home, Offline, print_json
+from upt_zoo.options import Adapter, AsJson, Home, Offline, nothing_in, print_json
 from upt_zoo.terminal import EXIT_CODES, print_table
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def verify(
         rows = [(each.reference, each.damage or "ok", each.signer or "") for each in verdicts]
         header = ("adapter", "bytes", "signed by")
         shown = len(header) if keys else len(header) - 1
-        print_table(header[:shown], (row[:shown] for row in rows))
+        print_table(header[:shown], (row[:shown] for row in rows), empty=nothing_in(store.root))
     if any(verdict.damage for verdict in verdicts):
         raise typer.Exit(EXIT_CODES[Corrupt])
 

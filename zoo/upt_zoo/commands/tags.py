@@ -71,7 +71,11 @@ def history(ref: Adapter, home: Home = None, as_json: AsJson = False) -> None:
         return
     rows = [(each.created or "", "publish", each.name, "", each.version, "") for each in versions]
     rows += [_row(reference.name, event) for event in events]
-    print_table(("when", "what", "tag", "from", "to", "why"), sorted(rows, key=lambda row: row[0]))
+    print_table(
+        ("when", "what", "tag", "from", "to", "why"),
+        sorted(rows, key=lambda row: row[0]),
+        empty=f"nothing has happened to {reference}",
+    )
 
 
 def yank(

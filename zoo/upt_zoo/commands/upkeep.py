@@ -1,13 +1,12 @@
 """The commands that look after a store: ``gc``, ``reindex`` and ``doctor``."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from upt_zoo.errors import Corrupt
-from upt_zoo.options import AsJson, Home, print_json
-from upt_zoo.terminal import EXIT_CODES, format_size, print_table
+from upt_zoo.options import AsJson, Home, print_findings, print_json
+from upt_zoo.terminal import EXIT_CODES, format_size
 
 
 def add_upkeep_commands(app: typer.Typer) -> None:
@@ -79,10 +78,6 @@ def doctor(home: Home = None, as_json: AsJson = False) -> None:
     from upt_zoo.local.checkup import examine
 
     findings = examine(home_store(home))
-    if as_json:
-        print_json([asdict(finding) for finding in findings])
-    else:
-        rows = [(each.check, each.level, each.text, each.remedy) for each in findings]
-        print_table(("check", "result", "found", "what to do"), rows)
+    print_findings(findings, as_json=as_json)
     if any(finding.level == "damage" for finding in findings):
         raise typer.Exit(EXIT_CODES[Corrupt])

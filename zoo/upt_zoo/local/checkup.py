@@ -6,11 +6,11 @@ It writes nothing and waits for nobody, so beside a running writer a finding may
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 from upt_zoo.backbone import is_on_this_machine
-from upt_zoo.errors import AdapterNotFound, Corrupt, UptError
+from upt_zoo.errors import AdapterNotFound, Corrupt
+from upt_zoo.findings import Finding, run_checks
 from upt_zoo.local.listing import Listed, check_notes, events_of, histories
 from upt_zoo.local.store import Store
 from upt_zoo.local.upkeep import find_garbage
@@ -18,16 +18,6 @@ from upt_zoo.references import Reference
 
 _LOW_DISK_BYTES = 1_000_000_000  # some hundred adapters and the blobs of a pull
 _SHOWN = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What a check found; ``remedy`` is empty where nothing is to be done."""
-
-    check: str
-    level: Literal["ok", "warning", "damage"]
-    text: str
-    remedy: str = ""
 
 
 def examine(store: Store) -> tuple[Finding, ...]:
@@ -41,14 +31,9 @@ def examine(store: Store) -> tuple[Finding, ...]:
         "garbage": _garbage,
         "backbones": _backbones,
     }
-    return tuple(_run(check, name, store) for name, check in checks.items())
-
-
-def _run(check: Callable[[Store], Finding], name: str, store: Store) -> Finding:
-    try:
-        return check(store)
-    except (UptError, OSError) as error:
-        return Finding(check=name, level="damage", text=str(error))
+    return run_checks(
+        {name: partial(check, store) for name, check in checks.items()}, worst="damage"
+    )
 
 
 def _directory(store: Store) -> Finding:

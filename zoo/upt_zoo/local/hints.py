@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from upt_zoo.close_names import did_you_mean
 from upt_zoo.errors import AdapterNotFound
-from upt_zoo.local.close_names import close_names
 from upt_zoo.local.listing import Listing
 from upt_zoo.references import Reference, version_order
 
@@ -16,8 +16,7 @@ def not_found(reference: Reference, listing: Listing, root: Path) -> AdapterNotF
         if reference.tag is None and reference.digest is None:
             return AdapterNotFound(f"every version of {reference} is yanked; name one: {tags}")
         return AdapterNotFound(f"no {reference} in {root}; it has {tags}")
-    close = close_names(reference.name, listing.versions)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ";"
+    hint = did_you_mean(reference.name, listing.versions) or ";"
     return AdapterNotFound(
         f"no adapter {reference.name} in {root}{hint} `upt-zoo ls` lists what is here, "
         f"`upt-zoo ls --catalogue` what `upt-zoo pull NAME` can fetch"

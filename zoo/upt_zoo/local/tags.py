@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
+from upt_zoo.close_names import did_you_mean
 from upt_zoo.errors import AdapterNotFound, Conflict, Corrupt, InvalidReference
 from upt_zoo.local.edits import drop_alias, drop_version, set_alias, set_yanked
 from upt_zoo.local.history import Action, Event, earlier_version
@@ -179,7 +180,8 @@ def _alias(store: Store, listing: Listing, reference: Reference) -> Alias:
         raise InvalidReference(f"expected NAME:ALIAS, got {reference}")
     alias = listing.aliases.get(reference.name, {}).get(tag)
     if alias is None:
-        raise AdapterNotFound(f"no alias {reference} in {store.root}; `upt-zoo ls` shows them")
+        hint = did_you_mean(tag, listing.aliases.get(reference.name, {})) or ";"
+        raise AdapterNotFound(f"no alias {reference} in {store.root}{hint} `upt-zoo ls` shows them")
     return alias
 
 

@@ -5,32 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from upt_zoo.layout import gate_names
 from upt_zoo.nn.encoder import Encoder
 from upt_zoo.nn.layers import embed, run_layers
 from upt_zoo.nn.packing import Row, pack
-from upt_zoo.spec import AdapterSpec, LoraTarget
-
-# in the order in which a layer computes them
-_BEFORE_PREFIX: tuple[LoraTarget, ...] = ("q", "k", "v")
-_BEHIND_PREFIX: tuple[LoraTarget, ...] = ("o", "ffn_up", "ffn_down")
-
-
-def gate_names(spec: AdapterSpec) -> tuple[str, ...]:
-    """Name the gates of one layer in the order in which it computes them; none: nothing is gated.
-
-    ``lora.q`` and so on by target, ``prefix`` (or ``prefix.keys``, ``prefix.values``),
-    ``bottleneck``.
-    """
-    lora, prefix, bottleneck = spec.lora, spec.prefix, spec.bottleneck
-    targets = lora.targets if lora and lora.gated else ()
-    names = [f"lora.{target}" for target in _BEFORE_PREFIX if target in targets]
-    if prefix and prefix.gated:
-        is_shared = prefix.gates == "shared"
-        names += ["prefix"] if is_shared else ["prefix.keys", "prefix.values"]
-    names += [f"lora.{target}" for target in _BEHIND_PREFIX if target in targets]
-    if bottleneck and bottleneck.gated:
-        names.append("bottleneck")
-    return tuple(names)
+from upt_zoo.spec import AdapterSpec
 
 
 def mean_gates(encoder: Encoder, spec: AdapterSpec, rows: Sequence[Row]) -> list[dict[str, float]]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 from urllib.parse import unquote, urlsplit
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from upt_zoo.catalogue import EMBEDDED, remote_store
 from upt_zoo.errors import (
@@ -40,6 +40,7 @@ from upt_zoo.errors import (
 )
 from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.progress import Report, silent
+from upt_zoo.reasons import all_reasons
 from upt_zoo.references import Reference, hub_repository, registry_host, repository_prefix
 from upt_zoo.remote.credentials import Credentials, read_credentials, save_credentials
 from upt_zoo.remote.source import Remote, TrustCheck
@@ -324,8 +325,8 @@ class _Settings(BaseModel):
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
             return cls()
-        except (ValidationError, ValueError) as error:
-            raise InvalidInput(f"{path}: {error}") from error
+        except ValueError as error:
+            raise InvalidInput(f"{path}: {all_reasons(error, cls.model_fields)}") from error
 
 
 def credentials_path() -> Path:

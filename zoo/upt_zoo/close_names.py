@@ -19,6 +19,12 @@ def close_names(name: str, known: Collection[str]) -> Sequence[str]:
     return difflib.get_close_matches(name, candidates)
 
 
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return the end of a message about an unknown name: what may be meant, or nothing."""
+    close = close_names(name, known)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
 def _beside(name: str, ordered: Sequence[str]) -> Sequence[str]:
     place = bisect_left(ordered, name)
     return ordered[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS]

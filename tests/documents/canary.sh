@@ -1,0 +1,2 @@
+fill
+publish sst2:1.1.0

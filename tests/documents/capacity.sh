@@ -1,0 +1,1 @@
+cp -r "$ROOT/server/upt_server/capacity/costs.json" .

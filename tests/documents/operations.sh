@@ -1,0 +1,3 @@
+fill
+serve
+echo a-token > ops.token
