@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Coroutine, Generator
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 _Task: TypeAlias = asyncio.Task[Any]
 # as ``asyncio.AbstractEventLoop.create_task`` takes them
@@ -18,10 +18,13 @@ _Coroutine: TypeAlias = Coroutine[Any, Any, Any] | Generator[Any, None, Any]
 
 
 class TaskMakers:
-    """Which task made which, of one event loop; it is the loop's task factory."""
+    """Which task made which, of one event loop; it is the loop's task factory.
+
+    It keeps no task alive: tasks that make each other in turn would never be forgotten.
+    """
 
     def __init__(self) -> None:
-        self._makers: WeakKeyDictionary[_Task, _Task] = WeakKeyDictionary()
+        self._makers: WeakKeyDictionary[_Task, ref[_Task]] = WeakKeyDictionary()
 
     def __call__(
         self, loop: asyncio.AbstractEventLoop, coroutine: _Coroutine, **options: Any
@@ -30,12 +33,13 @@ class TaskMakers:
         task: _Task = asyncio.Task(coroutine, loop=loop, **options)
         maker = asyncio.current_task(loop)
         if maker is not None:
-            self._makers[task] = maker
+            self._makers[task] = ref(maker)
         return task
 
     def maker_of(self, task: _Task) -> _Task | None:
         """Return the task that made a task; None where none did, or nobody remembers it."""
-        return self._makers.get(task)
+        maker = self._makers.get(task)
+        return None if maker is None else maker()
 
 
 def remember_makers() -> None:
