@@ -323,7 +323,7 @@ _ALL = (
     ),
     Task(
         name="amazon_helpfulness",
-        title="Amazon review helpfulness",
+        title="Amazon review helpfulness (stand-in: musical instruments only)",
         fields=("text",),
         metrics=("macro_f1",),
         labels=("unhelpful", "helpful"),
