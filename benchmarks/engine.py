@@ -25,7 +25,7 @@ import torch
 
 from upt_benchmarks.cells import Cell, planned
 from upt_benchmarks.machine import this_machine
-from upt_benchmarks.peers import PEERS, PeerFailed
+from upt_benchmarks.peers import PEERS, PeerFailed, add_peers_dir
 from upt_benchmarks.report import Figure, as_json, as_table, figure_of
 from upt_benchmarks.timing import Timed, measure_rounds
 from upt_benchmarks.workbench import Settings, Skipped, Workbench
@@ -146,13 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", default="*", metavar="GLOB", help="cells with such names")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write JSON, after every workload")
     parser.add_argument("--peers", action="store_true", help="other libraries too")
-    parser.add_argument(
-        "--peers-dir",
-        type=Path,
-        default=Path.home() / ".cache" / "upt" / "benchmarks",
-        metavar="DIR",
-        help="where the other libraries' environments are",
-    )
+    add_peers_dir(parser)
     for precision, names in RUNNERS.items():
         parser.add_argument(
             f"--{precision}-runner",

@@ -1,18 +1,23 @@
 """What the server adds to the engine: 64 callers, 32 adapters, client and server on one machine.
 
     python benchmarks/serving.py [--seconds 15] [--precision exact] [--out FILE]
+    python benchmarks/serving.py --peers            # other libraries' servers too
 
 Prints JSON. ``engine`` is the runner alone on the same texts, tokenised, in batches of 32;
 ``closed_loop`` has 64 callers that ask again as soon as they are answered; ``half_load`` sends at
 half of that rate at random times (Poisson); ``idle`` is one caller alone, and its overhead is what
-the caller waited beyond the forward pass.
+the caller waited beyond the forward pass. ``side_by_side`` has the same 64 callers at this server
+and at plain ``grpc.aio`` servers in turn, three times: the library ``adapters`` with 32 UniPELT
+adapters with a prompt, one forward pass an adapter, and 8 full models of transformers, each for
+four of the tasks, both fp32; ``ours_is`` is our rate / theirs, the median of the turns.
 """
 
 import asyncio
 import os
-import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 
@@ -28,7 +33,10 @@ from upt_benchmarks.loaded import (
     serving_random,
 )
 from upt_benchmarks.ours import runner_of
+from upt_benchmarks.peer_servers import ENVIRONMENT, SERVERS, calling_peer, peer_server
+from upt_benchmarks.peers import add_peers_dir, peer_python
 from upt_benchmarks.served import mixed_texts, named_specs, percentiles
+from upt_benchmarks.side_by_side import OURS, Asking, Predict, summed_up, take_turns
 from upt_benchmarks.workloads import adapter_tensors
 from upt_server.client import AsyncClient
 from upt_server.precision import Precision
@@ -42,12 +50,18 @@ from upt_zoo.tokenization import Tokenizer
 def main() -> int:
     """Measure, print."""
     parser = load_parser("Measure the server beside its engine.", seconds=15)
+    parser.add_argument("--peers", action="store_true", help="other libraries' servers too")
+    add_peers_dir(parser)
     arguments = parser.parse_args()
+    python = peer_python(ENVIRONMENT, arguments.peers_dir) if arguments.peers else None
     backbone = resolve_backbone()
     specs, texts = named_specs(backbone, ADAPTERS), mixed_texts()
     engine = _engine(backbone, arguments.precision, specs, texts, arguments.seconds)
     with serving_random(specs, arguments.precision) as (server, names):
         load = asyncio.run(_load(server.target, names, texts, arguments.seconds))
+        if python is not None:
+            beside = _side_by_side(server.target, names, texts, arguments.seconds, python=python)
+            load["side_by_side"] = asyncio.run(beside)
     print_measured(arguments, {"engine": engine, **load})
     return 0
 
@@ -84,9 +98,9 @@ async def _load(
     async with AsyncClient(target, timeout_s=60) as client:
         idle = await _idle(client, names, texts)
         await answered_per_s(
-            _Asking(client, names, texts, 0).ask, callers=CALLERS, seconds=2.0
+            Asking(client.predict, names, texts, 0).ask, callers=CALLERS, seconds=2.0
         )  # warm
-        closed, half = (_Asking(client, names, texts, seed) for seed in (1, 2))
+        closed, half = (Asking(client.predict, names, texts, seed) for seed in (1, 2))
         rate = await answered_per_s(closed.ask, callers=CALLERS, seconds=seconds)
         await send_at_random(half.ask, per_s=rate / 2, seconds=seconds, seed=3)
     return {
@@ -115,24 +129,20 @@ async def _idle(
     return {"p50_ms": round(median(waited), 2), "overhead_p50_ms": round(median(beyond[20:]), 2)}
 
 
-class _Asking:
-    """Asks for random adapters and texts, and notes how long each answer took."""
-
-    def __init__(
-        self, client: AsyncClient, names: Sequence[str], texts: Sequence[str], seed: int
-    ) -> None:
-        self._client, self._names, self._texts = client, names, texts
-        self._source = random.Random(seed)
-        self.waited_s: list[float] = []
-
-    async def ask(self, _: float = 0.0) -> None:
-        """Ask once."""
-        asked = perf_counter()
-        await self._client.predict(self._source.choice(self._names), self._any_text())
-        self.waited_s.append(perf_counter() - asked)
-
-    def _any_text(self) -> str:
-        return self._source.choice(self._texts)
+async def _side_by_side(
+    target: str, names: Sequence[str], texts: Sequence[str], seconds: float, *, python: Path
+) -> dict[str, object]:
+    checkpoint = resolve_backbone().directory
+    versions: dict[str, Mapping[str, str]] = {}
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(AsyncClient(target, timeout_s=60))
+        ways: dict[str, Predict] = {OURS: client.predict}
+        for way in SERVERS:
+            peer = stack.enter_context(peer_server(way, python, checkpoint))
+            ways[way] = await stack.enter_async_context(calling_peer(peer.target, names))
+            versions[way] = peer.versions
+        turns = await take_turns(ways, names, texts, callers=CALLERS, seconds=seconds)
+    return {"callers": CALLERS, "versions": versions, **summed_up(turns)}
 
 
 if __name__ == "__main__":

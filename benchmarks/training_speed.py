@@ -31,7 +31,7 @@ import torch
 
 from upt_benchmarks.lessons import DTYPES, lesson_of, mean_tokens, our_loop, spread_batches
 from upt_benchmarks.machine import this_machine
-from upt_benchmarks.peers import Peer
+from upt_benchmarks.peers import Peer, add_peers_dir
 from upt_benchmarks.speeds import OURS, Speed, as_table, speeds_of
 from upt_benchmarks.timing import Timed, measure_rounds
 from upt_benchmarks.workloads import UNION, adapter_spec
@@ -128,13 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="of the tasks' rows; UPT_DATA_DIR unless given, else the hub",
     )
-    parser.add_argument(
-        "--peers-dir",
-        type=Path,
-        default=Path.home() / ".cache" / "upt" / "benchmarks",
-        metavar="DIR",
-        help="where the other libraries' environments are",
-    )
+    add_peers_dir(parser)
     return parser
 
 

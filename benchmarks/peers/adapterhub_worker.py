@@ -7,21 +7,27 @@ from collections.abc import Callable
 
 import adapters
 from adapters import ConfigUnion, PromptTuningConfig, UniPELTConfig
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 from worker import Setup, padded, work
 
 PROMPT_LENGTH = 10
 
 
-def prepare(setup: Setup) -> Callable[[], object]:
-    """Load the model with all adapters, their prefixes folded."""
-    model = AutoModel.from_pretrained(setup.checkpoint, add_pooling_layer=False).eval()
-    adapters.init(model)
+def add_adapters(model: PreTrainedModel, count: int) -> list[str]:
+    """Give the model that many adapters, their prefixes folded; return their names."""
     config = ConfigUnion(*UniPELTConfig().configs, PromptTuningConfig(prompt_length=PROMPT_LENGTH))
-    names = [f"adapter{index}" for index in range(setup.adapters)]
+    names = [f"adapter{index}" for index in range(count)]
     for name in names:
         model.add_adapter(name, config=config)
         model.eject_prefix_tuning(name)
+    return names
+
+
+def prepare(setup: Setup) -> Callable[[], object]:
+    """Load the model with all adapters."""
+    model = AutoModel.from_pretrained(setup.checkpoint, add_pooling_layer=False).eval()
+    adapters.init(model)
+    names = add_adapters(model, setup.adapters)
     model.eval()
     pad = model.config.pad_token_id
     groups = [

@@ -4,6 +4,7 @@ A worker (``benchmarks/peers``) speaks one JSON object a line: ``{"setup": ...}`
 its versions, ``{"run": true}`` by the milliseconds of one pass over the batch, measured there.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -24,9 +25,9 @@ PEERS: Mapping[str, PeerName] = {
     "onnxruntime_bare": "onnxruntime",
 }  # by the name of the variant
 
-_SOURCES = Path(__file__).parents[1] / "peers"
+PEER_SOURCES = Path(__file__).parents[1] / "peers"
 # threads that have nothing to do sleep within a millisecond, so that HF has the cores to itself
-_QUIET = {"KMP_BLOCKTIME": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+QUIET = {"KMP_BLOCKTIME": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 class PeerFailed(Exception):
@@ -61,13 +62,24 @@ class Lesson:
     threads: int
 
 
+def add_peers_dir(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where the environments are."""
+    parser.add_argument(
+        "--peers-dir",
+        type=Path,
+        default=Path.home() / ".cache" / "upt" / "benchmarks",
+        metavar="DIR",
+        help="where the other libraries' environments are",
+    )
+
+
 def peer_python(name: PeerName, folder: Path) -> Path:
     """Return the interpreter of a peer's environment, made first where it does not exist.
 
     Raises:
         PeerFailed: pip could not install the pinned requirements.
     """
-    requirements = _SOURCES / f"requirements-{name}.txt"
+    requirements = PEER_SOURCES / f"requirements-{name}.txt"
     environment, stamp = folder / name, sha256(requirements.read_bytes()).hexdigest()
     python, mark = environment / "bin" / "python", environment / "requirements.sha256"
     if not mark.is_file() or mark.read_text() != stamp:
@@ -88,9 +100,9 @@ class Peer:
 
     def __init__(self, name: PeerName, folder: Path, setup: PeerSetup | Lesson) -> None:
         kind = "trainer" if isinstance(setup, Lesson) else "worker"
-        environment = {**os.environ, **_QUIET, "OMP_NUM_THREADS": str(setup.threads)}
+        environment = {**os.environ, **QUIET, "OMP_NUM_THREADS": str(setup.threads)}
         self._process = subprocess.Popen(
-            [str(peer_python(name, folder)), "-u", str(_SOURCES / f"{name}_{kind}.py")],
+            [str(peer_python(name, folder)), "-u", str(PEER_SOURCES / f"{name}_{kind}.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
