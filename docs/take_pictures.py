@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, ViewportSize
 from upt_testing.browsers import chromium
 
 WIDE: ViewportSize = {"width": 1200, "height": 860}
-TALL: ViewportSize = {"width": 1200, "height": 1290}
+TALL: ViewportSize = {"width": 1200, "height": 1350}
 NARROW: ViewportSize = {"width": 390, "height": 844}
 _COLOURS = 256  # flat surfaces and text: more cannot be seen, and cost bytes
 _ANSWER_MS = 120_000
