@@ -102,4 +102,7 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def _is_replica(pid: int) -> bool:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::ServeReplica")
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::ServeReplica")
+    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        return False

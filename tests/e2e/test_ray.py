@@ -237,13 +237,14 @@ def test_each_adapter_is_in_the_memory_of_one_replica(replicated: Replicated) ->
         for _ in range(4):
             for name in PLACED:
                 client.predict(name, "a film")
-        # whichever replica is the idlest answers
-        found = {
-            frozenset(each.identity.name for each in client.adapters() if each.is_resident)
-            & frozenset(PLACED)
-            for _ in range(30)
-        }
-    assert len(found) == 2
+        found: set[frozenset[str]] = set()
+
+        def both_have_answered() -> bool:  # whichever replica is the idlest does
+            names = {each.identity.name for each in client.adapters() if each.is_resident}
+            found.add(frozenset(names & set(PLACED)))
+            return len(found) == 2
+
+        until(both_have_answered)
     first, second = found
     assert first | second == set(PLACED)
     assert not first & second
