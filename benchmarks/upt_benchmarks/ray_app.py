@@ -96,13 +96,18 @@ def _write(stream: IO[str] | None, text: str) -> None:
 
 def _descendants(pid: int) -> Iterator[int]:
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, file.read_text().split()):
+        for child in map(int, _read(file).split()):
             yield child
             yield from _descendants(child)
 
 
 def _is_replica(pid: int) -> bool:
+    return _read(Path(f"/proc/{pid}/cmdline")).startswith(b"ray::ServeReplica")
+
+
+def _read(file: Path) -> bytes:
+    """Read a file of a process; of one that has ended meanwhile there is nothing."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::ServeReplica")
-    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-        return False
+        return file.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
