@@ -20,6 +20,20 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Threads that compute."
 NoTexts = Annotated[
     bool, typer.Option("--no-texts", help="Leave the texts of worst errors out of report.html.")
 ]
+SplitName = Annotated[
+    str | None, typer.Option(help="The file to read.", show_default="the first dev file")
+]
+OwnRecipe = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RECIPE.yaml",
+        help="The recipe of a task of one's own.",
+        show_default="a task of the catalogue",
+    ),
+]
+NoPublish = Annotated[
+    bool, typer.Option("--no-publish", help="Leave the zoo as it is; for comparisons.")
+]
 
 
 def complete_task(incomplete: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upt_training.options import DataFolder, NoTexts, Threads, set_threads
+from upt_training.options import DataFolder, NoTexts, OwnRecipe, SplitName, Threads, set_threads
 from upt_zoo.errors import InvalidInput
 from upt_zoo.options import Adapter, AsJson, Home
 
@@ -27,17 +27,8 @@ def evaluate(
             metavar="HOST:PORT", help="Ask this server.", show_default="compute in this process"
         ),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="The file to read.", show_default="the first dev file")
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RECIPE.yaml",
-            help="The recipe of a task of one's own.",
-            show_default="a task of the catalogue",
-        ),
-    ] = None,
+    split: SplitName = None,
+    recipe: OwnRecipe = None,
     data: DataFolder = None,
     home: Home = None,
     threads: Threads = None,
@@ -81,17 +72,8 @@ def report(
             show_default="what stable means, else the version before it",
         ),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="The file to read.", show_default="the first dev file")
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RECIPE.yaml",
-            help="The recipe of a task of one's own.",
-            show_default="a task of the catalogue",
-        ),
-    ] = None,
+    split: SplitName = None,
+    recipe: OwnRecipe = None,
     record: Annotated[
         Path | None,
         typer.Option(

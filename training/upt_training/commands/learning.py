@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from upt_training.commands.pinning import pin_start
-from upt_training.options import DataFolder, NoTexts, Threads, complete_task, set_threads
+from upt_training.options import (
+    DataFolder,
+    NoPublish,
+    NoTexts,
+    Threads,
+    complete_task,
+    set_threads,
+)
 from upt_zoo.errors import Conflict, InvalidInput, InvalidReference
 from upt_zoo.options import AsJson, Home
 
@@ -67,9 +74,7 @@ def run(
         Path | None,
         typer.Option(help="Folder of run records; what has one is skipped.", file_okay=False),
     ] = None,
-    no_publish: Annotated[
-        bool, typer.Option("--no-publish", help="Leave the zoo as it is; for comparisons.")
-    ] = False,
+    no_publish: NoPublish = False,
     curves: Annotated[
         Path | None,
         typer.Option(help="Folder of CSV files, one a run: losses and metrics.", file_okay=False),
@@ -146,9 +151,7 @@ def search(
     records: Annotated[
         Path | None, typer.Option(help="Folder of run records.", file_okay=False)
     ] = None,
-    no_publish: Annotated[
-        bool, typer.Option("--no-publish", help="Leave the zoo as it is; for comparisons.")
-    ] = False,
+    no_publish: NoPublish = False,
     data: DataFolder = None,
     home: Home = None,
     threads: Threads = None,

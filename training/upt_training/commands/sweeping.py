@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from upt_training.commands.pinning import pin_start
-from upt_training.options import DataFolder, Threads
+from upt_training.options import DataFolder, NoPublish, Threads
 from upt_zoo.errors import InvalidInput
 from upt_zoo.options import AsJson, Home
 
@@ -46,9 +46,7 @@ def sweep(
             show_default="Ray where it is installed",
         ),
     ] = None,
-    no_publish: Annotated[
-        bool, typer.Option("--no-publish", help="Leave the zoo as it is; for comparisons.")
-    ] = False,
+    no_publish: NoPublish = False,
     data: DataFolder = None,
     home: Home = None,
     threads: Threads = None,
