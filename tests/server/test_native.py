@@ -1,7 +1,7 @@
 """The native kernel beside torch's forward pass, and every row beside itself alone, to the bit."""
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,16 @@ EXACT = 1e-4
 def skip_without(number: Number) -> None:
     if reason := library.missing_for(number):
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["avx512", "amx"])
+def unit(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Let one unit of the CPU multiply, if there are two."""
+    if request.param == "amx" and not (library.missing_for("fp32") is None and library.has_tiles()):
+        pytest.skip("the CPU lacks AMX, or the system keeps it")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(library, "has_tiles", lambda: request.param == "amx")
+        yield request.param
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta"])
@@ -270,45 +280,65 @@ def test_shipped_adapters_answer_as_with_torch(
 # The kernel's forms, on any machine
 
 
-def unpacked(packed: library.Linear, number: Number) -> NDArray[np.float32]:
+def unpacked(packed: library.Linear, number: Number, *, is_tiled: bool) -> NDArray[np.float32]:
     """Read a packed weight back as [output, input]."""
     inputs, outputs = packed.inputs, packed.outputs
-    each = {"fp32": 1, "bf16": 2, "int8": 4}[number]
+    each = {"fp32": 2 if is_tiled else 1, "bf16": 2, "int8": 4}[number]
     panels, words = -(-outputs // library.PANEL), inputs // each
-    raw = np.ctypeslib.as_array(packed.weight, (panels, words, library.PANEL))
-    if number == "fp32":
+    planes = 3 if is_tiled and number == "fp32" else 1
+    if is_tiled:
+        words = -(-words // library.TILE_WORDS) * library.TILE_WORDS
+    tiles = words // library.TILE_WORDS if planes > 1 else 1
+    shape = (panels, tiles, planes, words // tiles, library.PANEL)
+    raw = np.ctypeslib.as_array(packed.weight, shape)
+    if each == 1:
         values = raw.view(np.float32)[..., None]
-    elif number == "bf16":
-        halves = raw.view(np.uint16).reshape(panels, words, library.PANEL, each)
+    elif each == 2:
+        halves = raw.view(np.uint16).reshape(*shape, each)
         values = (halves.astype(np.uint32) << 16).view(np.float32)
     else:
         scale = np.ctypeslib.as_array(packed.scale, (panels * library.PANEL,))
-        bytes_ = raw.view(np.int8).reshape(panels, words, library.PANEL, each)
-        values = bytes_ * scale.reshape(panels, 1, library.PANEL, 1)
-    whole = values.transpose(0, 2, 1, 3).reshape(panels * library.PANEL, inputs)
+        values = raw.view(np.int8).reshape(*shape, each) * scale.reshape(panels, 1, 1, 1, -1, 1)
+    summed = values.sum(2, dtype=np.float64).reshape(panels, words, library.PANEL, each)
+    whole = summed.transpose(0, 2, 1, 3).reshape(panels * library.PANEL, words * each)
     assert not whole[outputs:].any()
-    return np.asarray(whole[:outputs], np.float32)
+    assert not whole[:, inputs:].any()
+    return np.asarray(whole[:outputs, :inputs], np.float32)
 
 
+@pytest.mark.parametrize("is_tiled", [False, True])
 @pytest.mark.parametrize(("kind", "error"), [("fp32", 0.0), ("bf16", 2**-8), ("int8", 1 / 254)])
-def test_packed_weights_are_the_backbones(encoder: Encoder, kind: Number, error: float) -> None:
-    packed = PackedBackbone(encoder, kind)
+def test_packed_weights_are_the_backbones(
+    encoder: Encoder, kind: Number, error: float, is_tiled: bool
+) -> None:
+    packed = PackedBackbone(encoder, kind, is_tiled=is_tiled)
     layer = packed.struct.layers[1]
     for name in ("qkv", "attention_out", "ffn_up", "ffn_down"):
         weight, bias = getattr(encoder.layers[1], name).parameters()
         linear = getattr(layer, name)
         largest = weight.abs().amax(1, keepdim=True).numpy()
-        difference = np.abs(unpacked(linear, kind) - weight.numpy())
+        difference = np.abs(unpacked(linear, kind, is_tiled=is_tiled) - weight.numpy())
         assert (difference <= error * largest * 1.001).all()
         given_bias = np.ctypeslib.as_array(linear.bias, (linear.outputs,))
         assert np.array_equal(given_bias, bias.numpy())
 
 
-def test_int8_weights_come_with_their_sums(encoder: Encoder) -> None:
-    packed = PackedBackbone(encoder, "int8")  # owns what its structures point at
+@pytest.mark.parametrize("is_tiled", [False, True])
+def test_int8_weights_come_with_their_sums(encoder: Encoder, is_tiled: bool) -> None:
+    packed = PackedBackbone(encoder, "int8", is_tiled=is_tiled)  # owns what its structures point at
     linear = packed.struct.layers[0].ffn_down
     sums = np.ctypeslib.as_array(linear.sum, (HIDDEN,))
-    assert np.allclose(sums, unpacked(linear, "int8").sum(1), atol=1e-4)
+    assert np.allclose(sums, unpacked(linear, "int8", is_tiled=is_tiled).sum(1), atol=1e-4)
+
+
+def test_int8_answers_the_same_to_the_bit_whoever_multiplies(
+    encoder: Encoder, rows: list[Row], unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if unit != "amx":
+        pytest.skip("nothing to compare with")
+    by_tiles = NativeRunner(encoder, "int8", threads=2).run(rows)
+    monkeypatch.setattr(library, "has_tiles", lambda: False)
+    assert are_equal(by_tiles, NativeRunner(encoder, "int8", threads=2).run(rows))
 
 
 def test_a_table_points_at_the_adapters_own_tensors(rows: list[Row]) -> None:

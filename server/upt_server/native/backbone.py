@@ -1,4 +1,7 @@
-"""A backbone laid out for the kernel: weights in panels of 32 outputs, in fp32, bf16 or int8."""
+"""A backbone laid out for the kernel: weights in panels of 32 outputs, in fp32, bf16 or int8.
+
+For AMX the panels are the same, cut into tiles of 16 words; fp32 are three bf16 each.
+"""
 
 import numpy as np
 import torch
@@ -6,12 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from upt_server.native import library
-from upt_server.native.library import ACTIVATIONS, LANES, NUMBERS, PANEL, Number, floats
+from upt_server.native.library import ACTIVATIONS, LANES, NUMBERS, PANEL, TILE_WORDS, Number, floats
 from upt_zoo.backbone import EncoderConfig
 from upt_zoo.nn.encoder import Encoder, LayerNorm
 from upt_zoo.nn.linear import Linear, round_weight
 
-_INPUTS_OF_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
+_INPUTS_OF_WORD: dict[Number, int] = {"fp32": 1, "bf16": 2, "int8": 4}
+_PLANES = 3  # bf16 that are an fp32 together
 _ACTIVATION_NAMES = {"gelu_pytorch_tanh": "gelu_new"}  # two names of one formula
 
 
@@ -34,7 +38,9 @@ class PackedBackbone:
     but the linear layers' products is fp32 in every precision.
     """
 
-    def __init__(self, encoder: Encoder, number: Number) -> None:
+    def __init__(self, encoder: Encoder, number: Number, *, is_tiled: bool) -> None:
+        self._is_tiled = is_tiled
+        self._arena = _Arena()
         self._kept: list[NDArray[np.generic]] = []
         config, embeddings = encoder.config, encoder.embeddings
         self.first_position = embeddings.first_position
@@ -63,6 +69,7 @@ class PackedBackbone:
             hidden=config.hidden_size,
             intermediate=config.intermediate_size,
             heads=config.num_attention_heads,
+            is_tiled=is_tiled,
         )
 
     def _linear(self, linear: Linear, number: Number) -> library.Linear:
@@ -78,8 +85,11 @@ class PackedBackbone:
             packed.sum = self._floats(weight.sum(1, dtype=torch.int32) * scale)
         elif number == "bf16":
             weight = weight.to(torch.bfloat16).view(torch.int16)
-        words = _panels(weight, _INPUTS_OF_WORD[number])
-        packed.weight = self._keep(words).ctypes.data_as(type(packed.weight))
+        if self._is_tiled:
+            words = _tiles(weight, number)
+        else:
+            words = _panels(weight, _INPUTS_OF_WORD[number])
+        packed.weight = self._keep(self._arena.copy(words)).ctypes.data_as(type(packed.weight))
         return packed
 
     def _norm(self, norm: LayerNorm) -> library.LayerNorm:
@@ -93,9 +103,50 @@ class PackedBackbone:
         return array
 
 
+class _Arena:
+    """Arrays side by side in pages of 2 MiB where the system has them: numpy asks it to.
+
+    A core reads all weights for each block of tokens. In pages of 4 KiB it waits for addresses
+    longer than for the weights, on a virtual machine above all.
+    """
+
+    _CHUNK, _LINE = 32 * 2**20, 64
+
+    def __init__(self) -> None:
+        self._free = np.empty(0, np.uint8)
+
+    def copy(self, array: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """Return the array's bytes at a place of their own, which stays as long as the result."""
+        size = -(-array.nbytes // self._LINE) * self._LINE
+        if size > len(self._free):
+            chunk = np.empty(max(size, self._CHUNK) + self._LINE, np.uint8)
+            self._free = chunk[-chunk.ctypes.data % self._LINE :]
+        place, self._free = self._free[: array.nbytes], self._free[size:]
+        place[:] = array.reshape(-1).view(np.uint8)
+        return place
+
+
 def _panels(weight: Tensor, inputs_of_word: int) -> NDArray[np.generic]:
     """Lay [output, input] out as [panel, word, output of the panel, input of the word]."""
     outputs, inputs = weight.shape
     cut = weight.view(outputs // PANEL, PANEL, inputs // inputs_of_word, inputs_of_word)
     packed: NDArray[np.generic] = cut.permute(0, 2, 1, 3).contiguous().numpy()
     return packed
+
+
+def _tiles(weight: Tensor, number: Number) -> NDArray[np.generic]:
+    """Lay [output, input] out in panels of whole AMX tiles of 16 words.
+
+    fp32 is split into bf16 that are its sum: [panel, tile, plane, word of the tile, output, input].
+    """
+    inputs_of_word = 2 if number == "fp32" else _INPUTS_OF_WORD[number]
+    weight = torch.nn.functional.pad(weight, (0, -weight.shape[1] % (TILE_WORDS * inputs_of_word)))
+    if number != "fp32":
+        return _panels(weight, inputs_of_word)
+    planes: list[NDArray[np.generic]] = []
+    for _ in range(_PLANES):
+        plane = weight.to(torch.bfloat16)
+        weight = weight - plane.float()
+        words = _panels(plane.view(torch.int16), inputs_of_word)
+        planes.append(words.reshape(len(words), -1, TILE_WORDS, PANEL, inputs_of_word))
+    return np.stack(planes, axis=2)

@@ -13,6 +13,8 @@
 
 #include <immintrin.h>
 #include <omp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -25,8 +27,8 @@ namespace {
 constexpr int kLanes = 16;          // floats in a vector
 constexpr int kPanel = 2 * kLanes;  // outputs of a weight panel
 constexpr int kTile = 14;           // tokens of a register tile: 28 sums, 2 weights, 1 input
-constexpr int kBlock = 8 * kTile;   // most tokens of a block
-constexpr int kGroup = 6 * kTile;   // tokens of a group of rows, about
+constexpr int kRows = 16;           // rows of an AMX tile, and 32-bit words of each
+constexpr int kPair = 2 * kRows;    // tokens of a pair of AMX tiles
 constexpr int kShares = 4;          // a row may be one part in so many of a thread's work, to group
 constexpr int kQueries = 6;         // queries of an attention tile
 constexpr int kPad = kLanes;        // floats behind each row, so that rows fall into different sets
@@ -36,8 +38,9 @@ enum Activation : int32_t { kRelu, kGelu, kSilu, kTanh, kGeluTanh };
 enum Site : int32_t { kAttentionIn, kAttentionOut, kFfnUp, kFfnDown, kBottleneck, kSites };
 
 // y = x Wᵀ + b. `weight` is [panel][word][kPanel] words of 32 bits: one fp32, two bf16 or four
-// int8 inputs of one output. `scale` and `sum` are int8's: the output's scale, and the sum of its
-// weights.
+// int8 inputs of one output. For AMX there are whole tiles of words, the last ones zero, and fp32 is
+// [panel][word / kRows][plane][kRows][kPanel] words of two bf16. `scale` and `sum` are int8's: the
+// output's scale, and the sum of its weights.
 struct Linear {
   const uint32_t* weight;
   const float* bias;
@@ -60,6 +63,7 @@ struct Encoder {
   const Layer* layers;
   float eps;
   int32_t precision, activation, layer_count, hidden, intermediate, heads;
+  int32_t is_tiled;  // for AMX
 };
 
 // The component of an adapter at one site: columns [inputs, rank + gates] down, [rows, outputs] up.
@@ -201,10 +205,27 @@ struct Scaling {
   float scale = 1.0f, least = 0.0f;
 };
 
+// Who multiplies. Weights come from far for each block of tokens, so it is large; but what a block
+// leaves behind should stay in the core's cache.
+struct ByVectors {
+  static constexpr bool kIsTiled = false;
+  static constexpr int kBlock = 8 * kTile;  // tokens of a block at most
+  static constexpr int kGroup = 6 * kTile;  // tokens of a group of rows, about
+  static int padded(int words) { return words; }
+};
+
+struct ByTiles {
+  static constexpr bool kIsTiled = true;
+  static constexpr int kBlock = 6 * kPair;
+  static constexpr int kGroup = 6 * kPair;
+  static int padded(int words) { return round_up(words, kRows); }
+};
+
 // What the three precisions differ in: the words they multiply, and how a sum becomes a float.
-struct Fp32 {
+struct Fp32 : ByVectors {
   using Sum = __m512;
   static constexpr int kInputs = 1;  // inputs of a word
+  static constexpr int kPlanes = 1;  // words that say a number together
   static Sum zero() { return _mm512_setzero_ps(); }
   static Sum add(Sum sum, __m512i x, __m512i w) {
     return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(w), sum);
@@ -212,15 +233,16 @@ struct Fp32 {
   static Vec finish(const Linear&, int, const Scaling&, Sum sum) { return sum; }
 };
 
-struct Bf16 {
+struct Bf16 : ByVectors {
   using Sum = __m512;
   static constexpr int kInputs = 2;
+  static constexpr int kPlanes = 1;
   static Sum zero() { return _mm512_setzero_ps(); }
   static Sum add(Sum sum, __m512i x, __m512i w) {
     return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
   }
   static Vec finish(const Linear&, int, const Scaling&, Sum sum) { return sum; }
-  static Scaling convert(const float* from, int count, uint32_t* to) {
+  static Scaling convert(const float* from, int count, uint32_t* to, int) {
     for (int i = 0; i < count; i += kLanes) {
       const __m256bh half = _mm512_cvtneps_pbh(load(from + i));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i / 2), (__m256i)half);
@@ -231,9 +253,10 @@ struct Bf16 {
 
 // A token's inputs are 0..255 between its own smallest and largest; a weight's are ±127, with a
 // scale an output. So W x = scale_w (scale_x Σ w q + least_x Σ w).
-struct Int8 {
+struct Int8 : ByVectors {
   using Sum = Ints;
   static constexpr int kInputs = 4;
+  static constexpr int kPlanes = 1;
   static Sum zero() { return Ints{}; }
   static Sum add(Sum sum, __m512i x, __m512i w) {
     return (Ints)_mm512_dpbusd_epi32((__m512i)sum, x, w);
@@ -243,7 +266,7 @@ struct Int8 {
     return _mm512_fmadd_ps(product, load(linear.scale + output),
                            _mm512_mul_ps(all(scaling.least), load(linear.sum + output)));
   }
-  static Scaling convert(const float* from, int count, uint32_t* to) {
+  static Scaling convert(const float* from, int count, uint32_t* to, int) {
     Vec most = load(from), least = most;
     for (int i = kLanes; i < count; i += kLanes) {
       most = _mm512_max_ps(most, load(from + i));
@@ -260,6 +283,155 @@ struct Int8 {
     return {range / 255.0f, low};
   }
 };
+
+// ---- tiles of AMX --------------------------------------------------------------------------
+
+// A tile is 16 rows of 16 words. Tiles 0 to 3 are the sums of two times 16 tokens by two times 16
+// outputs, 4 and 5 the tokens, 6 and 7 the weights.
+constexpr int kTokens0 = 4, kTokens1 = 5, kWeights0 = 6, kWeights1 = 7;
+constexpr int kTileLines = kRows * kPanel / kLanes;  // cache lines of a pair of tiles of weights
+
+template <int tile>
+inline void zero_tile() {
+  asm volatile("tilezero %%tmm%c0" ::"i"(tile));
+}
+
+template <int tile>
+inline void load_tile(const uint32_t* from, int64_t stride) {
+  asm volatile("tileloadd (%1,%2,1), %%tmm%c0" ::"i"(tile), "r"(from), "r"(stride * 4) : "memory");
+}
+
+template <int tile>
+inline void store_tile(void* to, int64_t stride) {
+  asm volatile("tilestored %%tmm%c0, (%1,%2,1)" ::"i"(tile), "r"(to), "r"(stride * 4) : "memory");
+}
+
+template <int sum, int x, int w>
+inline void add_bf16_tile() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sum), "i"(x), "i"(w));
+}
+
+template <int sum, int x, int w>
+inline void add_int8_tile() {
+  asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sum), "i"(x), "i"(w));
+}
+
+// Asks for cache lines that are needed soon, and moves on behind them.
+inline void fetch(const uint32_t*& ahead, int lines) {
+  for (int i = 0; i < lines; ++i, ahead += kLanes) {
+    _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+  }
+}
+
+// Says how many rows the tiles have: the weights' all, the others half of the tokens each. A product
+// takes as many cycles as the tokens have rows. One token has a second one behind it, which nobody
+// looks at.
+inline void shape_tiles(int tokens) {
+  const int first_rows = (tokens + 1) / 2, second_rows = std::max(tokens / 2, 1);
+  struct alignas(64) {
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t bytes[16] = {};
+    uint8_t rows[16] = {};
+  } shape;
+  for (int i = 0; i < 8; ++i) shape.bytes[i] = 4 * kRows;
+  shape.rows[0] = shape.rows[1] = shape.rows[kTokens0] = static_cast<uint8_t>(first_rows);
+  shape.rows[2] = shape.rows[3] = shape.rows[kTokens1] = static_cast<uint8_t>(second_rows);
+  shape.rows[kWeights0] = shape.rows[kWeights1] = kRows;
+  asm volatile("ldtilecfg %0" ::"m"(shape));
+}
+
+// fp32 as the sum of three bf16, high, middle and low, which keep its 24 bits. Of the nine products
+// the three smallest, 2⁻²⁴ of the whole and less, are left out: Henry, Tang, Heinecke, "Leveraging
+// the bfloat16 Artificial Intelligence Datatype for Higher-Precision Computations", 2019.
+struct TiledFp32 : ByTiles {
+  using Sum = __m512;
+  static constexpr int kInputs = 2;
+  static constexpr int kPlanes = 3;
+  static Vec finish(const Linear&, int, const Scaling&, Sum sum) { return sum; }
+  static Scaling convert(const float* from, int count, uint32_t* to, int plane) {
+    for (int i = 0; i < count; i += kLanes) {
+      Vec rest = load(from + i);
+#pragma GCC unroll 3
+      for (int p = 0; p < kPlanes; ++p) {
+        const __m256i part = (__m256i)_mm512_cvtneps_pbh(rest);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + p * plane + i / 2), part);
+        const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(part), 16);
+        rest = _mm512_sub_ps(rest, _mm512_castsi512_ps(wide));
+      }
+    }
+    return {};
+  }
+  // the smallest products first
+  static void add(const uint32_t* x, int64_t stride, int64_t plane, int half, const uint32_t* w,
+                  const uint32_t*& ahead, int lines) {
+    constexpr int64_t kWeightPlane = kRows * kPanel;
+    take_tokens(x, stride, half);
+    take_weights(w + 2 * kWeightPlane);
+    multiply();
+    fetch(ahead, lines);
+    take_weights(w + kWeightPlane);
+    multiply();
+    take_tokens(x + plane, stride, half);
+    multiply();
+    fetch(ahead, lines);
+    take_weights(w);
+    multiply();
+    take_tokens(x + 2 * plane, stride, half);
+    multiply();
+    fetch(ahead, lines);
+    take_tokens(x, stride, half);
+    multiply();
+  }
+  static void take_tokens(const uint32_t* x, int64_t stride, int half) {
+    load_tile<kTokens0>(x, stride);
+    load_tile<kTokens1>(x + half * stride, stride);
+  }
+  static void take_weights(const uint32_t* w) {
+    load_tile<kWeights0>(w, kPanel);
+    load_tile<kWeights1>(w + kLanes, kPanel);
+  }
+  static void multiply() {
+    add_bf16_tile<0, kTokens0, kWeights0>();
+    add_bf16_tile<1, kTokens0, kWeights1>();
+    add_bf16_tile<2, kTokens1, kWeights0>();
+    add_bf16_tile<3, kTokens1, kWeights1>();
+  }
+};
+
+struct TiledBf16 : ByTiles {
+  using Sum = Bf16::Sum;
+  static constexpr int kInputs = Bf16::kInputs;
+  static constexpr int kPlanes = 1;
+  static constexpr auto finish = Bf16::finish;
+  static constexpr auto convert = Bf16::convert;
+  static void add(const uint32_t* x, int64_t stride, int64_t, int half, const uint32_t* w,
+                  const uint32_t*& ahead, int lines) {
+    TiledFp32::take_tokens(x, stride, half);
+    TiledFp32::take_weights(w);
+    TiledFp32::multiply();
+    fetch(ahead, lines);
+  }
+};
+
+struct TiledInt8 : ByTiles {
+  using Sum = Int8::Sum;
+  static constexpr int kInputs = Int8::kInputs;
+  static constexpr int kPlanes = 1;
+  static constexpr auto finish = Int8::finish;
+  static constexpr auto convert = Int8::convert;
+  static void add(const uint32_t* x, int64_t stride, int64_t, int half, const uint32_t* w,
+                  const uint32_t*& ahead, int lines) {
+    TiledFp32::take_tokens(x, stride, half);
+    TiledFp32::take_weights(w);
+    add_int8_tile<0, kTokens0, kWeights0>();
+    add_int8_tile<1, kTokens0, kWeights1>();
+    add_int8_tile<2, kTokens1, kWeights0>();
+    add_int8_tile<3, kTokens1, kWeights1>();
+    fetch(ahead, lines);
+  }
+};
+
+// ---- products of blocks of tokens ----------------------------------------------------------
 
 // Tokens as words; `stride` counts words from token to token.
 struct Operand {
@@ -421,6 +593,99 @@ void project_any(const Linear& linear, const Operand& x, int first, int count, i
     }
     project_tile<Format, tokens>(linear, x, first, output, ahead, after);
   }
+}
+
+// What becomes of a pair of tiles after AMX has summed it up, some tokens at a time: the other units
+// of the core do it while AMX multiplies the next pair.
+template <class Format>
+class Rest {
+ public:
+  Rest(const Linear& linear, const Operand& x, const Epilogue& after)
+      : linear_(linear), x_(x), after_(after) {}
+
+  // Where the next pair's sums go, of which `tokens` are left to do.
+  float (*take(int first, int tokens, int output))[kPanel] {
+    which_ ^= 1;
+    first_ = first, tokens_ = tokens, output_ = output, done_ = 0;
+    return sums_[which_];
+  }
+
+  // Sees to it that of the tokens the share `part / parts` is done, or the few that wait for more.
+  void advance(int64_t part, int64_t parts) {
+    constexpr int kFew = 6;
+    const int due = part_of(tokens_, static_cast<int>(part), static_cast<int>(parts));
+    if (due - done_ >= kFew || part == parts) finish(due);
+  }
+
+ private:
+  __attribute__((noinline)) void finish(int stop) {
+    float(*y)[kPanel] = sums_[which_] + done_;
+    for (int t = done_; t < stop; ++t) {
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) {
+        const int place = output_ + v * kLanes;
+        float* sum = sums_[which_][t] + v * kLanes;
+        const Vec product = Format::finish(linear_, place, x_.scalings[first_ + t],
+                                           (typename Format::Sum)load(sum));
+        store(sum, _mm512_add_ps(product, load(linear_.bias + place)));
+      }
+    }
+    if (stop > done_) finish_tile(linear_, after_, first_ + done_, stop - done_, output_, y);
+    done_ = stop;
+  }
+
+  const Linear& linear_;
+  const Operand& x_;
+  const Epilogue& after_;
+  int which_ = 0, first_ = 0, tokens_ = 0, output_ = 0, done_ = 0;
+  alignas(64) float sums_[2][kPair][kPanel];
+};
+
+// The same by AMX, for 32 tokens at most. With every tile of weights it fetches `lines` cache lines
+// from `ahead` on, and does some of the rest of the pair before.
+template <class Format>
+void project_pair(const Linear& linear, const Operand& x, int first, int tokens, int output,
+                  const uint32_t* ahead, int lines, Rest<Format>& rest) {
+  const int64_t words = Format::padded(linear.inputs / Format::kInputs);
+  const uint32_t* weight = linear.weight + output * words * Format::kPlanes;
+  const uint32_t* inputs = x.words + static_cast<int64_t>(first) * x.stride;
+  const int half = (tokens + 1) / 2;
+  zero_tile<0>();
+  zero_tile<1>();
+  zero_tile<2>();
+  zero_tile<3>();
+  for (int64_t word = 0; word < words; word += kRows) {
+    Format::add(inputs + word, x.stride, words, half, weight, ahead, lines);
+    weight += kRows * kPanel * Format::kPlanes;
+    rest.advance(word + kRows, words);
+  }
+  float(*sums)[kPanel] = rest.take(first, tokens, output);
+  store_tile<0>(sums, kPanel);
+  store_tile<1>(sums[0] + kLanes, kPanel);
+  store_tile<2>(sums[half], kPanel);
+  store_tile<3>(sums[half] + kLanes, kPanel);
+}
+
+// While a panel of weights is multiplied, pair by pair of tiles of tokens, the next one is on its way.
+template <class Format>
+void project_by_amx(const Linear& linear, const Operand& x, int tokens, const Epilogue& after) {
+  const int pairs = (tokens + kPair - 1) / kPair;
+  const int lines = (kTileLines + pairs - 1) / pairs;
+  const int words = Format::padded(linear.inputs / Format::kInputs);
+  const int64_t panel = static_cast<int64_t>(words) * Format::kPlanes * kPanel;
+  Rest<Format> rest(linear, x, after);
+  int shaped = 0;
+  for (int output = 0; output < linear.outputs; output += kPanel) {
+    const uint32_t* next = linear.weight + (output / kPanel + 1) * panel;
+    for (int i = 0; i < pairs; ++i) {
+      const int first = part_of(tokens, i, pairs), count = part_of(tokens, i + 1, pairs) - first;
+      const uint32_t* ahead = next + i * (panel / kTileLines) * lines;
+      if (count != shaped) shape_tiles(count);
+      shaped = count;
+      project_pair<Format>(linear, x, first, count, output, ahead, lines, rest);
+    }
+  }
+  rest.advance(1, 1);
 }
 
 // Tiles are equal to a token: a short last one would wait for its few sums. The last one fetches
@@ -721,6 +986,7 @@ void take_values(const Number* from, int stride, int count, float gate, int at, 
 // ---- the forward pass ----------------------------------------------------------------------
 
 // Where a thread's own space begins, and what is shared; all sizes in floats.
+template <class Format>
 struct Sizes {
   int hidden, fused, inner;  // strides
   int padded_keys;
@@ -736,10 +1002,12 @@ struct Sizes {
     const bool keeps_inner = (batch.sites >> kFfnDown) & 1;
     shared = static_cast<int64_t>(batch.tokens) *
              (fused + 2 * hidden + 3 * batch.columns + (keeps_inner ? inner : 0));
+    const int64_t block = Format::kBlock;
     words = 0;
-    scalings = words + static_cast<int64_t>(kBlock) * std::max(inner, hidden);
-    inner_space = scalings + 2 * kBlock + kPad;
-    residual_space = inner_space + static_cast<int64_t>(kBlock) * inner;
+    const int inputs = std::max(encoder.hidden, encoder.intermediate);
+    scalings = words + block * (Format::padded(inputs / Format::kInputs) * Format::kPlanes + kPad);
+    inner_space = scalings + 2 * block + kPad;
+    residual_space = inner_space + block * inner;
     keys = residual_space + hidden;
     values = keys + static_cast<int64_t>(size) * padded_keys;
     scores = values + static_cast<int64_t>(padded_keys) * size;
@@ -763,10 +1031,8 @@ class Pass {
     low_out_ = low_ + tokens * batch.columns;
     inner_ = has(kFfnDown) ? low_out_ + tokens * batch.columns : nullptr;
     own_ = space + sizes_.shared;
-    // as many blocks for each thread, equal to a token, none above kBlock
-    const int each = (batch.tokens + threads * kBlock - 1) / (threads * kBlock);
-    blocks_ = std::min(threads * each, batch.tokens);
-    groups_ = can_group() ? threads * ((batch.tokens + threads * kGroup - 1) / (threads * kGroup)) : 0;
+    blocks_ = std::min(equal_parts(Format::kBlock), batch.tokens);
+    groups_ = can_group() ? equal_parts(Format::kGroup) : 0;
   }
 
   // Where no row is long, a thread takes a group of rows through all layers: nobody waits, and what
@@ -784,18 +1050,24 @@ class Pass {
           run_layer(index, each, [&] { share_attention(index); });
         }
       }
+      if constexpr (Format::kIsTiled) asm volatile("tilerelease" ::);
     }
   }
 
  private:
   const Encoder& encoder_;
   const Batch& batch_;
-  const Sizes sizes_;
+  const Sizes<Format> sizes_;
   const int threads_;
   float *hidden_, *qkv_, *context_, *x1_, *low_in_, *low_, *low_out_, *inner_, *own_;
   int blocks_, groups_;
 
   bool has(int site) const { return (batch_.sites >> site) & 1; }
+
+  // As many parts for each thread, equal to a token, of `most` tokens at most.
+  int equal_parts(int most) const {
+    return threads_ * ((batch_.tokens + threads_ * most - 1) / (threads_ * most));
+  }
   float* own() const { return own_ + omp_get_thread_num() * sizes_.own; }
   const Adapter& adapter_of(int token) const {
     return *batch_.adapters[batch_.row_of_token[token]];
@@ -817,7 +1089,7 @@ class Pass {
 
   void run_group(int first_row, int stop_row) {
     const int start = batch_.starts[first_row], tokens = batch_.starts[stop_row] - start;
-    const int parts = (tokens + kBlock - 1) / kBlock;
+    const int parts = (tokens + Format::kBlock - 1) / Format::kBlock;
     const auto each = [&](auto work) {
       for (int i = 0; i < parts; ++i) {
         const int first = part_of(tokens, i, parts);
@@ -976,10 +1248,14 @@ class Pass {
     Operand operand{reinterpret_cast<const uint32_t*>(x), x_stride, nullptr};
     if constexpr (Format::kInputs > 1) {
       auto* words = reinterpret_cast<uint32_t*>(space + sizes_.words);
-      const int stride = linear.inputs / Format::kInputs + kPad;
+      const int filled = linear.inputs / Format::kInputs, plane = Format::padded(filled);
+      const int stride = plane * Format::kPlanes + kPad;
       for (int t = 0; t < count; ++t) {
-        scalings[t] = Format::convert(x + static_cast<int64_t>(t) * x_stride, linear.inputs,
-                                    words + static_cast<int64_t>(t) * stride);
+        uint32_t* to = words + static_cast<int64_t>(t) * stride;
+        scalings[t] = Format::convert(x + static_cast<int64_t>(t) * x_stride, linear.inputs, to, plane);
+        for (int p = 0; p < Format::kPlanes; ++p) {
+          std::fill(to + p * plane + filled, to + (p + 1) * plane, 0);
+        }
       }
       operand = {words, stride, scalings};
     }
@@ -987,7 +1263,11 @@ class Pass {
     if (after.residual) after.residual += static_cast<int64_t>(first) * after.out_stride;
     after.batch = has(after.site) ? &batch_ : nullptr;
     after.first_token = first;
-    project<Format>(linear, operand, count, after);
+    if constexpr (Format::kIsTiled) {
+      project_by_amx<Format>(linear, operand, count, after);
+    } else {
+      project<Format>(linear, operand, count, after);
+    }
   }
 
   void attend_head(int index, int row, int which) const {
@@ -1160,6 +1440,19 @@ class Pass {
   }
 };
 
+// Calls `work` with the format that the encoder's weights have.
+template <class Work>
+void with_format(const Encoder& encoder, Work work) {
+  switch (encoder.precision) {
+    case kFp32:
+      return encoder.is_tiled ? work(TiledFp32{}) : work(Fp32{});
+    case kBf16:
+      return encoder.is_tiled ? work(TiledBf16{}) : work(Bf16{});
+    default:
+      return encoder.is_tiled ? work(TiledInt8{}) : work(Int8{});
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -1169,20 +1462,25 @@ const char* upt_source() { return UPT_SOURCE; }
 
 // Floats of workspace that `upt_encode` needs.
 int64_t upt_workspace(const Encoder* encoder, const Batch* batch, int32_t threads) {
-  const Sizes sizes(*encoder, *batch);
-  return sizes.shared + threads * sizes.own;
+  int64_t floats = 0;
+  with_format(*encoder, [&](auto format) {
+    const Sizes<decltype(format)> sizes(*encoder, *batch);
+    floats = sizes.shared + threads * sizes.own;
+  });
+  return floats;
 }
 
 // Writes the last hidden states [tokens, hidden + 16] to `hidden`.
 void upt_encode(const Encoder* encoder, const Batch* batch, float* hidden, float* workspace,
                 int32_t threads) {
-  switch (encoder->precision) {
-    case kFp32:
-      return Pass<Fp32>(*encoder, *batch, hidden, workspace, threads).run();
-    case kBf16:
-      return Pass<Bf16>(*encoder, *batch, hidden, workspace, threads).run();
-    default:
-      return Pass<Int8>(*encoder, *batch, hidden, workspace, threads).run();
-  }
+  with_format(*encoder, [&](auto format) {
+    Pass<decltype(format)>(*encoder, *batch, hidden, workspace, threads).run();
+  });
+}
+
+// Asks the system for AMX's registers, for this process; 0 if it grants them.
+int32_t upt_request_tiles() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // linux/arch/x86/include/uapi/asm/prctl.h
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0 ? 0 : -1;
 }
 }

@@ -20,6 +20,7 @@ SITES = ("attention_in", "attention_out", "ffn_up", "ffn_down", "bottleneck")
 NUMBERS: tuple[Number, ...] = ("fp32", "bf16", "int8")
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "gelu_new")
 LANES, PANEL = 16, 32
+TILE_WORDS = 16  # of a row of an AMX tile
 
 _LIBRARY = Path(__file__).with_name("libupt_kernel.so")
 _SOURCE = Path(__file__).with_name("kernel.cpp")
@@ -28,6 +29,7 @@ _FEATURES: dict[Number, frozenset[str]] = {
     "bf16": frozenset({"avx512_bf16"}),
     "int8": frozenset({"avx512_vnni"}),
 }
+_TILE_FEATURES = frozenset({"avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"})
 ALL_FEATURES = frozenset().union(*_FEATURES.values())
 _Floats = POINTER(c_float)
 FloatPointer: TypeAlias = "ctypes._Pointer[c_float]"
@@ -66,7 +68,10 @@ class Layer(ctypes.Structure):
 
 
 class Encoder(ctypes.Structure):
-    """The backbone; ``precision`` and ``activation`` index NUMBERS and ACTIVATIONS."""
+    """The backbone; ``precision`` and ``activation`` index NUMBERS and ACTIVATIONS.
+
+    Where ``is_tiled``, AMX multiplies.
+    """
 
     _fields_ = (
         ("word", _Floats),
@@ -81,6 +86,7 @@ class Encoder(ctypes.Structure):
         ("hidden", c_int32),
         ("intermediate", c_int32),
         ("heads", c_int32),
+        ("is_tiled", c_int32),
     )
 
 
@@ -161,6 +167,8 @@ def load_kernel() -> ctypes.CDLL:
     kernel.upt_workspace.restype = c_int64
     kernel.upt_encode.argtypes = (POINTER(Encoder), POINTER(Batch), _Floats, _Floats, c_int32)
     kernel.upt_encode.restype = None
+    kernel.upt_request_tiles.argtypes = ()
+    kernel.upt_request_tiles.restype = c_int32
     return kernel
 
 
@@ -176,6 +184,13 @@ def missing_for(number: Number) -> str | None:
     except OSError as error:
         return f"the native kernel cannot be loaded, install again: {error}"
     return None
+
+
+def has_tiles() -> bool:
+    """Say whether the CPU has AMX and the system lets this process use it."""
+    if _TILE_FEATURES - frozenset(_cpu_facts().split()):
+        return False
+    return int(load_kernel().upt_request_tiles()) == 0
 
 
 def digest() -> str:

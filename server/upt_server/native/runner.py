@@ -26,12 +26,13 @@ _ALIGNMENT = 64  # bytes of a cache line
 class NativeRunner:
     """Runs the kernel; adapters compute in fp32, ``number`` is what the backbone multiplies.
 
-    A row's answer is the same to the last bit whatever rows stand beside it.
+    A row's answer is the same to the last bit whatever rows stand beside it. AMX multiplies where
+    the machine has it.
     """
 
     def __init__(self, encoder: Encoder, number: Number, *, threads: int) -> None:
         self.name = f"native-{number}"
-        self._backbone = PackedBackbone(encoder, number)
+        self._backbone = PackedBackbone(encoder, number, is_tiled=library.has_tiles())
         self._kernel, self._threads = load_kernel(), threads
         self._tables: WeakKeyDictionary[PreparedAdapter, AdapterTable] = WeakKeyDictionary()
         self._workspace = np.empty(0, np.float32)
