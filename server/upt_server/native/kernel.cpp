@@ -163,20 +163,28 @@ inline Vec hyperbolic_tangent(Vec x) {
   return _mm512_fmsub_ps(all(2.0f), sigmoid(_mm512_add_ps(x, x)), all(1.0f));
 }
 
-// Abramowitz and Stegun 1964, 7.1.26: the absolute error is below 1.5e-7.
-inline Vec error_function(Vec x) {
-  const Vec a = _mm512_abs_ps(x);
-  const Vec t = _mm512_div_ps(all(1.0f), _mm512_fmadd_ps(all(0.3275911f), a, all(1.0f)));
-  Vec p = all(1.061405429f);
-  p = _mm512_fmadd_ps(p, t, all(-1.453152027f));
-  p = _mm512_fmadd_ps(p, t, all(1.421413741f));
-  p = _mm512_fmadd_ps(p, t, all(-0.284496736f));
-  p = _mm512_fmadd_ps(p, t, all(0.254829592f));
-  p = _mm512_mul_ps(p, t);
-  const Vec e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(a, a)));
-  const Vec y = _mm512_fnmadd_ps(p, e, all(1.0f));
-  const __mmask16 negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
-  return _mm512_mask_sub_ps(y, negative, _mm512_setzero_ps(), y);
+// Σ coefficients[i] xⁱ.
+template <int count>
+inline Vec polynomial(const float (&coefficients)[count], Vec x) {
+  Vec sum = all(coefficients[count - 1]);
+#pragma GCC unroll 8
+  for (int i = count - 2; i >= 0; --i) sum = _mm512_fmadd_ps(sum, x, all(coefficients[i]));
+  return sum;
+}
+
+// erf(x / √2) as x P(x²) / Q(x²), fitted by weighted least squares up to 5.7, where it is 1; the
+// absolute error is below 4e-7.
+inline Vec gauss_error(Vec x) {
+  constexpr float kP[] = {0.79788440f,    0.069876425f,   0.0094812578f,
+                          3.5872313e-4f, 1.2747460e-5f, 4.3162178e-8f};
+  constexpr float kQ[] = {1.0f,           0.25424257f,    0.029258952f,
+                          0.0019443709f, 7.6756289e-5f, 1.1649521e-6f};
+  x = _mm512_max_ps(all(-5.7f), _mm512_min_ps(all(5.7f), x));
+  const Vec square = _mm512_mul_ps(x, x);
+  const Vec p = polynomial(kP, square), q = polynomial(kQ, square);
+  const Vec near = _mm512_rcp14_ps(q);  // of 1 / q; a step of Newton's doubles its 14 bits
+  const Vec inverse = _mm512_mul_ps(near, _mm512_fnmadd_ps(q, near, all(2.0f)));
+  return _mm512_mul_ps(_mm512_mul_ps(x, p), inverse);
 }
 
 inline Vec activate(int32_t kind, Vec x) {
@@ -185,7 +193,7 @@ inline Vec activate(int32_t kind, Vec x) {
     case kRelu:
       return _mm512_max_ps(_mm512_setzero_ps(), x);
     case kGelu:
-      return _mm512_fmadd_ps(half, error_function(_mm512_mul_ps(x, all(0.70710678f))), half);
+      return _mm512_fmadd_ps(half, gauss_error(x), half);
     case kSilu:
       return _mm512_mul_ps(x, sigmoid(x));
     case kTanh:
