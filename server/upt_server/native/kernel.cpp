@@ -20,6 +20,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 namespace {
@@ -213,10 +214,13 @@ struct Scaling {
   float scale = 1.0f, least = 0.0f;
 };
 
+constexpr int kAllInputs = std::numeric_limits<int>::max();
+
 // Who multiplies. Weights come from far for each block of tokens, so it is large; but what a block
 // leaves behind should stay in the core's cache.
 struct ByVectors {
   static constexpr bool kIsTiled = false;
+  static constexpr int kChunk = kAllInputs;
   static constexpr int kBlock = 8 * kTile;  // tokens of a block at most
   static constexpr int kGroup = 6 * kTile;  // tokens of a group of rows, about
   static int padded(int words) { return words; }
@@ -353,6 +357,8 @@ inline void shape_tiles(int tokens) {
 // the bfloat16 Artificial Intelligence Datatype for Higher-Precision Computations", 2019.
 struct TiledFp32 : ByTiles {
   using Sum = __m512;
+  static constexpr int kChunk = 768;  // inputs at a time: a block's planes of them fit in a cache
+  static constexpr int kGroup = 0;    // never: two threads that read the same weights wait less
   static constexpr int kInputs = 2;
   static constexpr int kPlanes = 3;
   static Vec finish(const Linear&, int, const Scaling&, Sum sum) { return sum; }
@@ -407,6 +413,7 @@ struct TiledFp32 : ByTiles {
 };
 
 struct TiledBf16 : ByTiles {
+  static constexpr int kChunk = kAllInputs;
   using Sum = Bf16::Sum;
   static constexpr int kInputs = Bf16::kInputs;
   static constexpr int kPlanes = 1;
@@ -422,6 +429,7 @@ struct TiledBf16 : ByTiles {
 };
 
 struct TiledInt8 : ByTiles {
+  static constexpr int kChunk = kAllInputs;
   using Sum = Int8::Sum;
   static constexpr int kInputs = Int8::kInputs;
   static constexpr int kPlanes = 1;
@@ -612,10 +620,10 @@ class Rest {
       : linear_(linear), x_(x), after_(after) {}
 
   // Where the next pair's sums go, of which `tokens` are left to do.
-  float (*take(int first, int tokens, int output))[kPanel] {
+  float* take(int first, int tokens, int output) {
     which_ ^= 1;
     first_ = first, tokens_ = tokens, output_ = output, done_ = 0;
-    return sums_[which_];
+    return sums_[which_][0];
   }
 
   // Sees to it that of the tokens the share `part / parts` is done, or the few that wait for more.
@@ -649,48 +657,80 @@ class Rest {
   alignas(64) float sums_[2][kPair][kPanel];
 };
 
-// The same by AMX, for 32 tokens at most. With every tile of weights it fetches `lines` cache lines
-// from `ahead` on, and does some of the rest of the pair before.
-template <class Format>
-void project_pair(const Linear& linear, const Operand& x, int first, int tokens, int output,
-                  const uint32_t* ahead, int lines, Rest<Format>& rest) {
-  const int64_t words = Format::padded(linear.inputs / Format::kInputs);
-  const uint32_t* weight = linear.weight + output * words * Format::kPlanes;
-  const uint32_t* inputs = x.words + static_cast<int64_t>(first) * x.stride;
-  const int half = (tokens + 1) / 2;
+// Which inputs of a linear layer are multiplied, and where the sums of those before stand:
+// [panel][pair][kPair][kPanel].
+struct Chunk {
+  int start, stop, inputs;
+  float* sums;
+
+  bool is_first() const { return start == 0; }
+  bool is_last() const { return stop == inputs; }
+};
+
+inline void zero_tiles() {
   zero_tile<0>();
   zero_tile<1>();
   zero_tile<2>();
   zero_tile<3>();
+}
+
+inline void load_tiles(const float* sums, int half) {
+  const auto* words = reinterpret_cast<const uint32_t*>(sums);
+  load_tile<0>(words, kPanel);
+  load_tile<1>(words + kLanes, kPanel);
+  load_tile<2>(words + half * kPanel, kPanel);
+  load_tile<3>(words + half * kPanel + kLanes, kPanel);
+}
+
+inline void store_tiles(float* sums, int half) {
+  store_tile<0>(sums, kPanel);
+  store_tile<1>(sums + kLanes, kPanel);
+  store_tile<2>(sums + half * kPanel, kPanel);
+  store_tile<3>(sums + half * kPanel + kLanes, kPanel);
+}
+
+// The same by AMX, for 32 tokens at most. With every tile of weights it fetches `lines` cache lines
+// from `ahead` on, and does some of the rest of the pair before.
+template <class Format>
+void project_pair(const Chunk& chunk, const uint32_t* weight, const Operand& x, int first, int tokens,
+                  int output, float* sums, const uint32_t* ahead, int lines, Rest<Format>& rest) {
+  const int64_t words = Format::padded((chunk.stop - chunk.start) / Format::kInputs);
+  const uint32_t* inputs = x.words + static_cast<int64_t>(first) * x.stride;
+  const int half = (tokens + 1) / 2;
+  if (chunk.is_first()) {
+    zero_tiles();
+  } else {
+    load_tiles(sums, half);
+  }
   for (int64_t word = 0; word < words; word += kRows) {
     Format::add(inputs + word, x.stride, words, half, weight, ahead, lines);
     weight += kRows * kPanel * Format::kPlanes;
     rest.advance(word + kRows, words);
   }
-  float(*sums)[kPanel] = rest.take(first, tokens, output);
-  store_tile<0>(sums, kPanel);
-  store_tile<1>(sums[0] + kLanes, kPanel);
-  store_tile<2>(sums[half], kPanel);
-  store_tile<3>(sums[half] + kLanes, kPanel);
+  store_tiles(chunk.is_last() ? rest.take(first, tokens, output) : sums, half);
 }
 
 // While a panel of weights is multiplied, pair by pair of tiles of tokens, the next one is on its way.
 template <class Format>
-void project_by_amx(const Linear& linear, const Operand& x, int tokens, const Epilogue& after) {
+void project_by_amx(const Linear& linear, const Chunk& chunk, const Operand& x, int tokens,
+                    const Epilogue& after) {
+  const auto words_of = [](int inputs) -> int64_t {
+    return static_cast<int64_t>(Format::padded(inputs / Format::kInputs)) * Format::kPlanes * kPanel;
+  };
   const int pairs = (tokens + kPair - 1) / kPair;
   const int lines = (kTileLines + pairs - 1) / pairs;
-  const int words = Format::padded(linear.inputs / Format::kInputs);
-  const int64_t panel = static_cast<int64_t>(words) * Format::kPlanes * kPanel;
+  const int64_t panel = words_of(linear.inputs), share = words_of(chunk.stop - chunk.start) / kTileLines;
+  const uint32_t* weight = linear.weight + words_of(chunk.start);
+  float* sums = chunk.sums;
   Rest<Format> rest(linear, x, after);
   int shaped = 0;
-  for (int output = 0; output < linear.outputs; output += kPanel) {
-    const uint32_t* next = linear.weight + (output / kPanel + 1) * panel;
-    for (int i = 0; i < pairs; ++i) {
+  for (int output = 0; output < linear.outputs; output += kPanel, weight += panel) {
+    for (int i = 0; i < pairs; ++i, sums += kPair * kPanel) {
       const int first = part_of(tokens, i, pairs), count = part_of(tokens, i + 1, pairs) - first;
-      const uint32_t* ahead = next + i * (panel / kTileLines) * lines;
+      const uint32_t* ahead = weight + panel + i * share * lines;
       if (count != shaped) shape_tiles(count);
       shaped = count;
-      project_pair<Format>(linear, x, first, count, output, ahead, lines, rest);
+      project_pair<Format>(chunk, weight, x, first, count, output, sums, ahead, lines, rest);
     }
   }
   rest.advance(1, 1);
@@ -999,7 +1039,7 @@ struct Sizes {
   int hidden, fused, inner;  // strides
   int padded_keys;
   int64_t shared, own;
-  int64_t words, scalings, inner_space, residual_space, keys, values, scores;  // within `own`
+  int64_t words, scalings, inner_space, residual_space, keys, values, scores, sums;  // within `own`
 
   Sizes(const Encoder& encoder, const Batch& batch) {
     hidden = encoder.hidden + kPad;
@@ -1012,14 +1052,17 @@ struct Sizes {
              (fused + 2 * hidden + 3 * batch.columns + (keeps_inner ? inner : 0));
     const int64_t block = Format::kBlock;
     words = 0;
-    const int inputs = std::max(encoder.hidden, encoder.intermediate);
+    const int inputs = std::min(std::max(encoder.hidden, encoder.intermediate), Format::kChunk);
     scalings = words + block * (Format::padded(inputs / Format::kInputs) * Format::kPlanes + kPad);
     inner_space = scalings + 2 * block + kPad;
     residual_space = inner_space + block * inner;
     keys = residual_space + hidden;
     values = keys + static_cast<int64_t>(size) * padded_keys;
     scores = values + static_cast<int64_t>(padded_keys) * size;
-    own = scores + static_cast<int64_t>(kQueries) * padded_keys;
+    sums = scores + static_cast<int64_t>(kQueries) * padded_keys;
+    const int wide = std::max(3 * encoder.hidden, round_up(encoder.intermediate, kPanel));
+    const bool is_cut = encoder.hidden > Format::kChunk, is_down_cut = encoder.intermediate > Format::kChunk;
+    own = sums + block * (is_cut ? wide : is_down_cut ? encoder.hidden : 0);
     own = (own + 1023) / 1024 * 1024;
   }
 };
@@ -1040,7 +1083,7 @@ class Pass {
     inner_ = has(kFfnDown) ? low_out_ + tokens * batch.columns : nullptr;
     own_ = space + sizes_.shared;
     blocks_ = std::min(equal_parts(Format::kBlock), batch.tokens);
-    groups_ = can_group() ? equal_parts(Format::kGroup) : 0;
+    groups_ = Format::kGroup > 0 && can_group() ? equal_parts(Format::kGroup) : 0;
   }
 
   // Where no row is long, a thread takes a group of rows through all layers: nobody waits, and what
@@ -1250,32 +1293,42 @@ class Pass {
   // Multiplies the block's tokens of `x`; `after.out` and `after.residual` are those of token 0.
   void product(const Linear& linear, const float* x, int x_stride, int first, int count,
                Epilogue after) {
-    float* space = own();
-    auto* scalings = reinterpret_cast<Scaling*>(space + sizes_.scalings);
     x += static_cast<int64_t>(first) * x_stride;
-    Operand operand{reinterpret_cast<const uint32_t*>(x), x_stride, nullptr};
-    if constexpr (Format::kInputs > 1) {
-      auto* words = reinterpret_cast<uint32_t*>(space + sizes_.words);
-      const int filled = linear.inputs / Format::kInputs, plane = Format::padded(filled);
-      const int stride = plane * Format::kPlanes + kPad;
-      for (int t = 0; t < count; ++t) {
-        uint32_t* to = words + static_cast<int64_t>(t) * stride;
-        scalings[t] = Format::convert(x + static_cast<int64_t>(t) * x_stride, linear.inputs, to, plane);
-        for (int p = 0; p < Format::kPlanes; ++p) {
-          std::fill(to + p * plane + filled, to + (p + 1) * plane, 0);
-        }
-      }
-      operand = {words, stride, scalings};
-    }
     after.out += static_cast<int64_t>(first) * after.out_stride;
     if (after.residual) after.residual += static_cast<int64_t>(first) * after.out_stride;
     after.batch = has(after.site) ? &batch_ : nullptr;
     after.first_token = first;
     if constexpr (Format::kIsTiled) {
-      project_by_amx<Format>(linear, operand, count, after);
+      for (int start = 0; start < linear.inputs; start += Format::kChunk) {
+        const int stop = std::min(linear.inputs - start, Format::kChunk) + start;
+        const Operand operand = converted(x + start, x_stride, stop - start, count);
+        const Chunk chunk{start, stop, linear.inputs, own() + sizes_.sums};
+        project_by_amx<Format>(linear, chunk, operand, count, after);
+        if (stop == linear.inputs) break;
+      }
+    } else if constexpr (Format::kInputs > 1) {
+      project<Format>(linear, converted(x, x_stride, linear.inputs, count), count, after);
     } else {
-      project<Format>(linear, operand, count, after);
+      const auto* words = reinterpret_cast<const uint32_t*>(x);
+      project<Format>(linear, {words, x_stride, nullptr}, count, after);
     }
+  }
+
+  // `count` tokens of `inputs` numbers as words, in the thread's own space.
+  Operand converted(const float* x, int x_stride, int inputs, int count) {
+    float* space = own();
+    auto* scalings = reinterpret_cast<Scaling*>(space + sizes_.scalings);
+    auto* words = reinterpret_cast<uint32_t*>(space + sizes_.words);
+    const int filled = inputs / Format::kInputs, plane = Format::padded(filled);
+    const int stride = plane * Format::kPlanes + kPad;
+    for (int t = 0; t < count; ++t) {
+      uint32_t* to = words + static_cast<int64_t>(t) * stride;
+      scalings[t] = Format::convert(x + static_cast<int64_t>(t) * x_stride, inputs, to, plane);
+      for (int p = 0; p < Format::kPlanes; ++p) {
+        std::fill(to + p * plane + filled, to + (p + 1) * plane, 0);
+      }
+    }
+    return {words, stride, scalings};
   }
 
   void attend_head(int index, int row, int which) const {
