@@ -102,6 +102,13 @@ _LINEAGE = {
     "head_parameters": (is_total, _MUST),
     "licence": (is_text, "Apache-2.0"),
     "backbone_overlap": (or_null(is_text), None),
+    "curve": (or_null(lambda value: isinstance(value, dict)), None),
+}
+_CURVE = {
+    "epochs": (list_of(is_count, 1, 60), _MUST),
+    "holdout": (or_null(list_of(is_number)), None),
+    "losses": (or_null(list_of(is_number)), None),
+    "best_epoch": (is_count, _MUST),
 }
 _FILE = {"name": (is_text, _MUST), "digest": (is_digest, _MUST), "rows": (is_count, _MUST)}
 _EXAMPLE = {
@@ -137,7 +144,11 @@ def read_spec(data: bytes) -> dict[str, Any]:
     for key, form in _PARTS.items():
         if spec[key] is not None:
             spec[key] = _filled(spec[key], form, key)
-    spec["lineage"]["files"] = [_filled(each, _FILE, "file") for each in spec["lineage"]["files"]]
+    lineage = spec["lineage"]
+    lineage["files"] = [_filled(each, _FILE, "file") for each in lineage["files"]]
+    if lineage["curve"] is not None:
+        lineage["curve"] = _filled(lineage["curve"], _CURVE, "curve")
+        _check_curve(lineage["curve"])
     _check_backbone_and_prefix(spec)
     _check_head(spec["head"], spec["backbone"]["hidden"], len(spec["task"]["fields"]))
     _check_example(spec)
@@ -183,6 +194,15 @@ def _check_head(head: dict[str, Any], hidden: int, fields: int) -> None:
         need(fields == 2, "a span has two fields")
     if kind in ("token_classification", "embedding"):
         need(fields == 1, "one field")
+
+
+def _check_curve(curve: dict[str, Any]) -> None:
+    epochs = curve["epochs"]
+    need(epochs == sorted(set(epochs)), "the curve's epochs ascend")
+    need(curve["best_epoch"] in epochs, "the curve's best epoch")
+    measured = [curve[key] for key in ("holdout", "losses") if curve[key] is not None]
+    need(measured, "a curve of nothing")
+    need(all(len(values) == len(epochs) for values in measured), "the curve's values")
 
 
 def _check_example(spec: dict[str, Any]) -> None:

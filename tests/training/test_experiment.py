@@ -28,6 +28,7 @@ from upt_zoo.nn.adapter import prepare
 from upt_zoo.nn.encoder import Encoder, load_encoder
 from upt_zoo.nn.example import record_example
 from upt_zoo.nn.linear import is_bf16_fast
+from upt_zoo.spec import Curve
 from upt_zoo.tasks import find_task
 from upt_zoo.tokenization import Tokenizer
 
@@ -92,6 +93,26 @@ def test_the_lineage_names_what_the_adapter_comes_from(
     head = sum(t.size for name, t in trained.tensors.items() if "head." in name)
     assert (lineage.served_parameters, lineage.head_parameters) == (served, head)
     assert lineage.trained_parameters == served + head
+
+
+def test_the_lineage_has_the_curve(trained: Trained) -> None:
+    assert len(trained.losses) == 2
+    assert trained.spec.lineage.curve == Curve(
+        epochs=(1, 2),
+        holdout=trained.holdout,
+        losses=tuple(round(loss, 4) for loss in trained.losses),
+        best_epoch=trained.best_epoch,
+    )
+
+
+def test_without_a_holdout_the_curve_has_losses_and_the_last_epoch(
+    recipe: Recipe, data: Path
+) -> None:
+    found = train(recipe.model_copy(update={"holdout_rows": 0}), data)
+    curve = found.spec.lineage.curve
+    assert curve is not None
+    assert (curve.epochs, curve.holdout, curve.best_epoch) == ((1, 2), None, 2)
+    assert curve.losses == pytest.approx(found.losses, abs=1e-4)
 
 
 def dev_metrics(

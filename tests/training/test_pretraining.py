@@ -170,6 +170,10 @@ def test_an_adapter_is_pretrained_on_a_tasks_text_and_carries_over(
     assert set(lineage.metrics) == {"holdout/masked_accuracy"}
     assert lineage.metrics["holdout/masked_accuracy"] > 20  # 48 words by chance: 2
     assert lineage.data == "SST-2 (GLUE)"
+    assert lineage.curve is not None  # of the adapter's phase, not of the head's alone
+    best = lineage.curve.epochs.index(lineage.curve.best_epoch)
+    assert lineage.curve.holdout is not None
+    assert lineage.curve.holdout[best] == lineage.metrics["holdout/masked_accuracy"]
     card = store.card(stored)
     assert "trained first, alone, for 4 epochs, tied to the word embeddings" in card
     assert "On rows held out of the training." in card

@@ -14,6 +14,7 @@ from upt_zoo.spec import (
     AdapterSpec,
     BackboneIdentity,
     Bottleneck,
+    Curve,
     DataFile,
     Head,
     HeadKind,
@@ -41,6 +42,7 @@ CLASSIFICATION = Head(kind="classification", outputs=2, labels=("negative", "pos
 MULTI_LABEL = Head(kind="multi_label", outputs=3, labels=("a", "b", "c"), threshold=0.4)
 REGRESSION = Head(kind="regression", outputs=1)
 SPAN = Head(kind="span", outputs=2)
+CURVE = Curve(epochs=(1, 2, 3), holdout=(50.0, 75.5, 71.0), losses=(0.69, 0.4, 0.31), best_epoch=2)
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 TOKENS = Head(kind="token_classification", outputs=len(TAGS), labels=TAGS)
 EMBEDDING = Head(kind="embedding", outputs=BACKBONE.hidden, pooling="mean", normalised=True)
@@ -84,6 +86,12 @@ def tiny_spec(
     served = sum(math.prod(shape) for shape in component_shapes(spec).values())
     heads = sum(math.prod(shape) for shape in head_shapes(head, spec.backbone.hidden).values())
     return spec.model_copy(update={"lineage": _lineage(served, heads)})
+
+
+def with_curve(spec: AdapterSpec, curve: Curve) -> AdapterSpec:
+    """Return the spec with the curve in its lineage."""
+    lineage = spec.lineage.model_copy(update={"curve": curve})
+    return spec.model_copy(update={"lineage": lineage})
 
 
 def random_tensors(spec: AdapterSpec, seed: int) -> dict[str, NDArray[np.float32]]:

@@ -19,7 +19,9 @@ from second_reader.stores import Missing
 from second_reader.stores import Store as SecondStore
 from second_reader.tensors import Tensor
 from upt_testing import conformance
+from upt_testing.adapters import CURVE, LORA, random_tensors, tiny_spec, with_curve
 from upt_testing.backbones import write_tiny_backbone
+from upt_testing.curves import REFUSED
 from upt_testing.damages import CONTENTS, INDEXES, lived_in
 from upt_testing.mixtures import mixed_specs
 from upt_testing.stores import publish
@@ -136,10 +138,11 @@ def check_same(second: SecondStore, store: Store) -> None:
         spec, tensors = store.load(store.resolve(reference))
         adapter = second.load(second.resolve(f"{reference.name}:{reference.tag}"))
         expected = spec.model_dump(mode="json")
-        assert {key: adapter.spec[key] for key in expected if key != "head"} == {
-            key: value for key, value in expected.items() if key != "head"
-        }
-        assert adapter.spec["head"].items() >= expected["head"].items()
+        # ours leaves out the keys of these that are not needed
+        partial = {key: expected.pop(key) for key in ("head", "lineage")}
+        assert {key: adapter.spec[key] for key in expected} == expected
+        for key, values in partial.items():
+            assert adapter.spec[key].items() >= values.items()
         assert adapter.tensors.keys() == tensors.keys()
         for name, tensor in tensors.items():
             assert np.array_equal(_array(adapter.tensors[name]), tensor)
@@ -159,6 +162,26 @@ def test_it_reads_adapters_of_every_structure_and_head(tmp_path: Path) -> None:
     second = SecondStore(tmp_path)
     second.verify()
     check_same(second, store)
+
+
+def test_it_reads_curves(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for curve in (CURVE, CURVE.model_copy(update={"holdout": None})):
+        spec = with_curve(tiny_spec(lora=LORA), curve)
+        store.publish(spec, random_tensors(spec, 0), "# Tiny")
+    second = SecondStore(tmp_path)
+    assert second.verify() == ["tiny:1.0.0", "tiny:1.0.1"]
+    check_same(second, store)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_it_refuses_the_curves_that_ours_refuses(case: str) -> None:
+    curve, _ = REFUSED[case]
+    values = json.loads(with_curve(tiny_spec(lora=LORA), CURVE).to_json())
+    read_spec(json.dumps(values).encode())
+    values["lineage"]["curve"] = curve
+    with pytest.raises(Damaged):
+        read_spec(json.dumps(values).encode())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from upt_testing.adapters import (
     BOTTLENECK,
     CLASSIFICATION,
+    CURVE,
     EMBEDDING,
     LORA,
     MULTI_LABEL,
@@ -19,10 +21,12 @@ from upt_testing.adapters import (
     SPAN,
     TOKENS,
     tiny_spec,
+    with_curve,
 )
+from upt_testing.curves import REFUSED
 from upt_zoo.errors import InvalidSpec
 from upt_zoo.layout import component_shapes, tensor_shapes
-from upt_zoo.spec import AdapterSpec, Example, Head
+from upt_zoo.spec import MAX_POINTS, AdapterSpec, Curve, Example, Head
 
 UNIPELT_PROMPT = tiny_spec(lora=LORA, prefix=PREFIX, bottleneck=BOTTLENECK, prompt=PROMPT)
 CANONICAL = (
@@ -122,6 +126,67 @@ def test_an_example_of_something_else_is_refused(
 ) -> None:
     with pytest.raises(InvalidSpec, match=message):
         parse({**values_of(spec), "example": example})
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        CURVE,
+        CURVE.model_copy(update={"losses": None}),
+        Curve(epochs=(7,), losses=(-0.5,), best_epoch=7),
+    ],
+)
+def test_a_curve_survives_its_bytes_and_changes_no_others(curve: Curve) -> None:
+    spec = with_curve(UNIPELT_PROMPT, curve)
+    again = AdapterSpec.from_json(spec.to_json())
+    assert again.lineage.curve == curve
+    assert again.to_json() == spec.to_json()
+    values = values_of(spec)
+    del values["lineage"]["curve"]
+    assert parse(values).to_json().decode() == CANONICAL
+
+
+def test_a_curve_may_leave_out_what_was_not_measured() -> None:
+    values = values_of()
+    values["lineage"]["curve"] = {"epochs": [1, 4], "holdout": [50, 7.5e1], "best_epoch": 4}
+    curve = parse(values).lineage.curve
+    assert curve == Curve(epochs=(1, 4), holdout=(50.0, 75.0), best_epoch=4)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_curve_that_is_none_is_refused_and_explained(case: str) -> None:
+    curve, message = REFUSED[case]
+    values = values_of()
+    values["lineage"]["curve"] = curve
+    with pytest.raises(InvalidSpec, match=f"(?s){message}"):
+        parse(values)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "best"), [(MAX_POINTS, 1), (MAX_POINTS + 1, 2), (1000, 1), (1000, 999), (1000, 1000)]
+)
+def test_a_curve_holds_the_best_and_the_last_of_any_number_of_epochs(
+    epochs: int, best: int
+) -> None:
+    holdout, losses = range(epochs), [1 / (1 + each) for each in range(epochs)]
+    curve = Curve.of_run(holdout=holdout, losses=losses, best_epoch=best)
+    assert curve is not None
+    assert {1, best, epochs} <= set(curve.epochs)
+    assert len(curve.epochs) >= MAX_POINTS - 1
+    assert curve.holdout == tuple(epoch - 1 for epoch in curve.epochs)
+    assert curve.losses == tuple(round(1 / epoch, 4) for epoch in curve.epochs)
+    gaps = {
+        after - before for before, after in pairwise(curve.epochs) if best not in (before, after)
+    }
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_a_curve_has_what_was_measured_in_every_epoch() -> None:
+    curve = Curve.of_run(holdout=[50.0, 60.0], losses=[0.5], best_epoch=2)
+    assert curve == Curve(epochs=(1, 2), holdout=(50.0, 60.0), best_epoch=2)
+    curve = Curve.of_run(holdout=[], losses=[0.5], best_epoch=1)
+    assert curve == Curve(epochs=(1,), losses=(0.5,), best_epoch=1)
+    assert Curve.of_run(holdout=[], losses=[], best_epoch=0) is None
 
 
 def test_order_spaces_and_integer_floats_of_the_source_leave_no_trace() -> None:

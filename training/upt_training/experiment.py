@@ -179,13 +179,13 @@ class Experiment:
         ]
         tensors, metrics, outcomes = self._round(draft, learner, splits)
         return Trained(
-            spec=self._final_spec(draft, learner, splits, metrics).model_copy(
+            spec=self._final_spec(draft, fitted, splits, metrics).model_copy(
                 update={"example": self._example(draft, learner, tensors)}
             ),
             tensors=tensors,
             holdout=tuple(progress.holdout),
             steps=progress.step,
-            best_epoch=progress.best_epoch or progress.epoch,
+            best_epoch=progress.kept_epoch,
             train_rows=len(self._examples),
             holdout_rows=len(self._holdout),
             seconds=progress.seconds,
@@ -359,10 +359,11 @@ class Experiment:
     def _final_spec(
         self,
         draft: AdapterSpec,
-        learner: Learner,
+        fitted: Fitted,
         splits: Sequence[Split],
         metrics: dict[str, float],
     ) -> AdapterSpec:
+        learner = fitted.learner
         head = layout.head_shapes(draft.head, draft.backbone.hidden)
         lineage = draft.lineage.model_copy(
             update={
@@ -375,6 +376,7 @@ class Experiment:
                     if name not in head
                 ),
                 "head_parameters": _count(head),
+                "curve": fitted.progress.curve(),
             }
         )
         return draft.model_copy(update={"lineage": lineage})

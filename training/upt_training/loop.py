@@ -21,7 +21,7 @@ from upt_training.batches import Feature, batches_of
 from upt_training.learner import Trainable
 from upt_training.recipe import Learning
 from upt_zoo.errors import InvalidSpec
-from upt_zoo.spec import AdapterSpec
+from upt_zoo.spec import AdapterSpec, Curve
 
 _ADAM_BETAS = (0.9, 0.98)
 _CHECKPOINT_EVERY_S = 60.0
@@ -45,6 +45,15 @@ class Progress:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     loss_sum: float = 0.0
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights stay: the best on the holdout, else the last with any step."""
+        return self.best_epoch or len(self.losses)
+
+    def curve(self) -> Curve | None:
+        """Say how the run went, for the adapter's spec."""
+        return Curve.of_run(holdout=self.holdout, losses=self.losses, best_epoch=self.kept_epoch)
 
 
 class Reporter(Protocol):

@@ -32,7 +32,7 @@ from upt_zoo import layout
 from upt_zoo.backbone import Backbone, resolve_backbone
 from upt_zoo.errors import InvalidSpec
 from upt_zoo.nn.encoder import load_encoder, load_tensors
-from upt_zoo.spec import AdapterSpec, Head, Lineage, TaskInput
+from upt_zoo.spec import AdapterSpec, Curve, Head, Lineage, TaskInput
 from upt_zoo.tensors import Array
 from upt_zoo.tokenization import Tokenizer
 
@@ -117,7 +117,7 @@ class Pretrainer:
         config = self.backbone.config
         head = stored or start_head(config.hidden_size, config.vocab_size)
         rates = dict.fromkeys(head, self.recipe.head_rate)
-        steps, seconds = 0, 0.0
+        steps, seconds, curve = 0, 0.0, None  # the curve is of the last phase
         if stored is None or self.recipe.method == "head":
             keys = {} if self.recipe.method == "head" else {
                 "epochs": self.recipe.head_epochs, "patience": None
@@ -130,7 +130,7 @@ class Pretrainer:
                 reporter,
                 _beside(checkpoint, "head"),
             )
-            steps, seconds = done.step, done.seconds
+            steps, seconds, curve = done.step, done.seconds, done.curve()
         loss = self._loss(learner, head)
         before = self._score(loss)
         if self.recipe.method != "head":
@@ -141,9 +141,12 @@ class Pretrainer:
             )
             done = self._train_phase(self.recipe, spec, parts, loss, reporter, checkpoint)
             steps, seconds = steps + done.step, seconds + done.seconds
+            curve = done.curve()
         after = self._score(loss)
         return Pretrained(
-            spec=self._final_spec(spec, learner, head, after, had_head=stored is not None),
+            spec=self._final_spec(
+                spec, learner, head, after, had_head=stored is not None, curve=curve
+            ),
             tensors={
                 name: tensor.numpy().astype(np.float32)
                 for name, tensor in (learner.served_tensors() | _zero_head(spec)).items()
@@ -276,6 +279,7 @@ class Pretrainer:
         metrics: Mapping[str, float],
         *,
         had_head: bool,
+        curve: Curve | None,
     ) -> AdapterSpec:
         origin = (
             "came with the backbone"
@@ -298,6 +302,7 @@ class Pretrainer:
                 + sum(tensor.numel() for tensor in head.values()),
                 "served_parameters": sum(int(np.prod(shape)) for shape in served.values()),
                 "head_parameters": sum(count[name] for name in heads),
+                "curve": curve,
             }
         )
         task = draft.task.model_copy(update={"description": description})

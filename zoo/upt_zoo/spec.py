@@ -5,12 +5,15 @@ not, plus a head, bound to one backbone by digest. ``AdapterSpec`` is both the t
 config blob of the manifest) and the type used inside. It knows no tensors; see ``upt_zoo.layout``.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from upt_zoo.errors import InvalidSpec
 from upt_zoo.json_text import check_json, format_json
+from upt_zoo.reasons import first_reason
 
 Family = Literal["bert", "roberta"]
 LoraTarget = Literal["q", "k", "v", "o", "ffn_up", "ffn_down"]
@@ -22,6 +25,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$", max_lengt
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Count = Annotated[int, Field(gt=0, le=2**31 - 1)]  # what every language can count
 MAX_FIELDS = 2
+MAX_POINTS = 60  # of a curve: as many as a page can show apart
 _ShortText = Annotated[str, Field(max_length=1000)]
 LABELLED: tuple[HeadKind, ...] = ("classification", "multi_label", "token_classification")
 
@@ -186,12 +190,84 @@ class DataFile(_Frozen):
     rows: Count
 
 
+_OnePerEpoch = Annotated[
+    tuple[float, ...], Field(strict=False, min_length=1, max_length=MAX_POINTS)
+]
+
+
+class Curve(_Frozen):
+    """How a run went.
+
+    After each of ``epochs``, counted from 1, ``holdout`` has the task's metric on the held-out rows
+    in percent, and ``losses`` the epoch's mean loss; either is None where the run had none.
+    ``best_epoch`` is the one whose weights the adapter has.
+    """
+
+    epochs: Annotated[tuple[Count, ...], Field(strict=False, min_length=1, max_length=MAX_POINTS)]
+    holdout: _OnePerEpoch | None = None
+    losses: _OnePerEpoch | None = None
+    best_epoch: Count
+
+    @model_validator(mode="after")
+    def _epochs_ascend(self) -> Self:
+        if any(after <= before for before, after in pairwise(self.epochs)):
+            raise ValueError(f"expected epochs that ascend, got {self.epochs}")
+        if self.best_epoch not in self.epochs:
+            raise ValueError(f"best_epoch {self.best_epoch} is none of the epochs {self.epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _each_epoch_has_a_value(self) -> Self:
+        if self.holdout is None and self.losses is None:
+            raise ValueError("a curve needs holdout, losses or both")
+        for name, values in (("holdout", self.holdout), ("losses", self.losses)):
+            if values is not None and len(values) != len(self.epochs):
+                raise ValueError(f"{len(values)} {name} for {len(self.epochs)} epochs")
+        return self
+
+    @classmethod
+    def of_run(
+        cls, *, holdout: Sequence[float], losses: Sequence[float], best_epoch: int
+    ) -> Self | None:
+        """Make the curve of a run out of what it measured in all its epochs; None if nothing.
+
+        Of more epochs than a curve holds, some at equal distances stay, the best and the last
+        among them. ``losses`` that are not of every epoch are left out.
+        """
+        count = len(holdout) or len(losses)
+        if count == 0:
+            return None
+        epochs = _spread(count, best_epoch)
+
+        def at_epochs(values: Sequence[float]) -> tuple[float, ...] | None:
+            if len(values) != count:
+                return None
+            return tuple(round(values[epoch - 1], 4) for epoch in epochs)
+
+        return cls(
+            epochs=epochs,
+            holdout=at_epochs(holdout),
+            losses=at_epochs(losses),
+            best_epoch=best_epoch,
+        )
+
+
+def _spread(count: int, kept: int) -> tuple[int, ...]:
+    """Choose at most ``MAX_POINTS`` of the numbers 1 to ``count``, with ``kept`` among them."""
+    numbers = range(1, count + 1)
+    if count <= MAX_POINTS:
+        return tuple(numbers)
+    gaps = MAX_POINTS - 2  # one place is for the one to keep
+    even = {1 + index * (count - 1) // gaps for index in range(gaps + 1)}
+    return tuple(number for number in numbers if number in even or number == kept)
+
+
 class Lineage(_Frozen):
     """Where an adapter comes from: all that is needed to judge it and to train it again.
 
     ``metrics`` maps ``split/metric`` (``dev/accuracy``) to its value in percent. Parameter counts:
     ``trained`` are those that had gradients, ``served`` those in the published tensors without the
-    head, ``head`` those of the head.
+    head, ``head`` those of the head. ``curve`` is how the run went, where that is known.
     """
 
     data: str
@@ -208,6 +284,8 @@ class Lineage(_Frozen):
     head_parameters: Annotated[int, Field(ge=0, le=2**63 - 1)]
     licence: str = "Apache-2.0"
     backbone_overlap: str | None = None
+    # left out of the JSON where there is none: bytes and digests of many adapters are older than it
+    curve: Annotated[Curve | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class Example(_Frozen):
@@ -295,4 +373,4 @@ class AdapterSpec(_Frozen):
             check_json(data)
             return spec
         except ValueError as error:  # of pydantic too
-            raise InvalidSpec(f"the adapter's spec is not valid: {error}") from error
+            raise InvalidSpec(f"the adapter's spec is not valid: {first_reason(error)}") from error

@@ -22,7 +22,9 @@ def site(
     records: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", file_okay=False, help="Run records of upt-train: draw their curves."
+            metavar="FOLDER",
+            file_okay=False,
+            help="Run records of upt-train, for curves that adapters do not carry.",
         ),
     ] = None,
     as_json: AsJson = False,

@@ -1,4 +1,4 @@
-"""Training curves for pages, out of the run records that ``upt-train`` keeps."""
+"""Training curves of adapters whose specs hold none, out of ``upt-train``'s run records."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,26 +7,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from upt_zoo.errors import Corrupt, InvalidInput
 from upt_zoo.reasons import first_reason
+from upt_zoo.spec import Curve
 
 
-class Curve(BaseModel):
-    """How one run went, epoch by epoch.
-
-    ``holdout`` is the task's metric on the held-out rows in percent, ``losses`` each epoch's mean
-    loss (older records have none); ``best_epoch`` counts from 1.
-    """
-
+class _Record(BaseModel):
     # the rest of a record is training's own affair
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     holdout: list[float]
-    losses: list[float] = []
+    losses: list[float] = []  # older records have none
     best_epoch: int
-    train_rows: int
-    seconds: float
-
-
-class _Record(Curve):
     adapter: str | None
 
 
@@ -43,10 +33,11 @@ def read_curves(folder: Path) -> Mapping[str, Curve]:
     for file in sorted(folder.glob("*.json")):
         try:
             record = _Record.model_validate_json(file.read_bytes())
+            curve = Curve.of_run(
+                holdout=record.holdout, losses=record.losses, best_epoch=record.best_epoch
+            )
         except ValidationError as error:
             raise Corrupt(f"{file} is not a run record: {first_reason(error)}") from error
-        if record.adapter is not None:
-            curves[record.adapter.rpartition("@")[2]] = Curve(
-                **record.model_dump(exclude={"adapter"})
-            )
+        if record.adapter is not None and curve is not None:
+            curves[record.adapter.rpartition("@")[2]] = curve
     return curves

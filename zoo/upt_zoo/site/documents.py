@@ -15,8 +15,7 @@ from upt_zoo.local.listing import Listed, Listing, events_of
 from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.references import Reference
 from upt_zoo.site.cards import parse_card
-from upt_zoo.site.curves import Curve
-from upt_zoo.spec import AdapterSpec
+from upt_zoo.spec import AdapterSpec, Curve
 
 CATALOGUE = "data/catalogue.json"
 
@@ -29,7 +28,10 @@ def document_path(name: str, version: str) -> str:
 
 
 class Documents:
-    """Writes what a page shows of a store; ``curves`` are by digest."""
+    """Writes what a page shows of a store.
+
+    ``curves``, by digest, are of adapters whose specs have none.
+    """
 
     def __init__(self, store: Store, curves: Mapping[str, Curve] | None = None) -> None:
         self._store, self._curves = store, curves or {}
@@ -63,7 +65,7 @@ class Documents:
         if listed is None:
             raise not_found(Reference(name=name, tag=version), listing, self._store.root)
         stored = self._resolve(listed)
-        curve = self._curves.get(stored.digest)
+        curve = stored.spec.lineage.curve or self._curves.get(stored.digest)
         return {
             **describe(stored),
             **_standing(listing, listed),

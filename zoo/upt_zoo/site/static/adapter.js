@@ -3,11 +3,11 @@
 import { getJson, postJson } from "./api.js";
 import { makeCard } from "./card.js";
 import { drawLines } from "./charts.js";
-import { h, show, withVariables } from "./dom.js";
+import { h, show, takeTurns, withVariables } from "./dom.js";
 import { drawGates } from "./gates.js";
 import { sampleFor } from "./samples.js";
 import { makeSnippets } from "./snippets.js";
-import { count, day, headName, score, shortDigest, size } from "./text.js";
+import { count, day, headName, purpose, score, shortDigest, size } from "./text.js";
 
 const PARTS = ["prompt", "prefix", "lora", "bottleneck", "gates", "head"];
 
@@ -56,7 +56,7 @@ function makeTitle(adapter, setup) {
     h(
       "p",
       { class: "lead" },
-      adapter.task.description || `Answers with ${headName(adapter.head.kind)}.`,
+      purpose(adapter.task.description, adapter.head.kind, adapter.head.labels),
     ),
     adapter.yanked
       ? h(
@@ -220,20 +220,25 @@ function wordsOf({ action, alias, before, after, reason }) {
 
 function makeCurve({ curve, task }) {
   if (!curve) return null;
-  const box = h("div", { class: "panel" });
-  const best = curve.holdout[curve.best_epoch - 1];
-  const label = `${task.metric} on held-out rows by epoch; the best was epoch ${curve.best_epoch} with ${score(best)}`;
-  const epochs = curve.holdout.map((_, index) => index + 1);
-  drawLines(box, { lines: [task.metric], values: [epochs, curve.holdout], label });
+  const { epochs, holdout, losses, best_epoch } = curve;
+  const best = holdout && score(holdout[epochs.indexOf(best_epoch)]);
+  const said = `${task.metric} on held-out rows by epoch; the best was epoch ${best_epoch} with ${best}`;
   return section(
     "How it learnt",
-    box,
-    h(
-      "p",
-      { class: "muted small" },
-      `${label}. ${count(curve.train_rows)} rows, ${Math.round(curve.seconds / 60)} minutes.`,
-    ),
+    holdout && drawByEpoch(epochs, holdout, { lines: [task.metric], label: said }),
+    losses &&
+      drawByEpoch(epochs, losses, {
+        lines: ["loss"],
+        label: "Mean loss on train rows by epoch",
+        highest: Math.max(...losses, 0) * 1.15 || 1,
+      }),
   );
+}
+
+function drawByEpoch(epochs, values, { label, ...options }) {
+  const box = h("div", { class: "panel" });
+  drawLines(box, { values: [epochs, values], label, ...options });
+  return [box, h("p", { class: "muted small" }, `${label}.`)];
 }
 
 function makeGates(adapter, setup) {
@@ -270,8 +275,10 @@ function makeGateForm(adapter, drawing) {
   const inputs = adapter.task.fields.map((field, index) =>
     h("textarea", { id: `gate-${field}`, rows: 2, spellcheck: "false" }, sample[index] ?? ""),
   );
+  const begin = takeTurns();
   const measure = async (event) => {
     event.preventDefault();
+    const isLast = begin();
     const texts = inputs.map((input) => input.value);
     const asked = {
       adapter: `${adapter.name}:${adapter.version}`,
@@ -280,13 +287,14 @@ function makeGateForm(adapter, drawing) {
     };
     try {
       const { outputs } = await postJson("../v1/predict", { inputs: [asked] });
+      if (!isLast()) return;
       const layers = outputs[0].gates.map((layer) => layer.gates);
       show(
         drawing,
         drawGates(adapter.gates, layers, "How far each gate opened for this text, from 0 to 1"),
       );
     } catch (error) {
-      show(drawing, h("p", { class: "error", role: "alert" }, error.message));
+      if (isLast()) show(drawing, h("p", { class: "error", role: "alert" }, error.message));
     }
   };
   return h(

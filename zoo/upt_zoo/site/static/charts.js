@@ -3,7 +3,9 @@
 import { h } from "./dom.js";
 
 const HEIGHT = 170;
-const EPOCHS = { incrs: [1, 2, 5, 10, 20, 50] };
+// whole epochs between two ticks: 1, 2, 5, 10, 20, ...
+const POWERS = Array.from({ length: 9 }, (_, power) => 10 ** power);
+const EPOCHS = { incrs: POWERS.flatMap((power) => [power, 2 * power, 5 * power]) };
 const CLOCK = {
   space: 90,
   values: (_, times) => times.map((time) => new Date(time * 1000).toLocaleTimeString("en-GB")),
@@ -82,9 +84,10 @@ function optionsOf(box, { lines, hasTime, highest }) {
     ],
     series: [
       { label: hasTime ? "time" : "epoch" },
+      // the last is drawn over the others, and has the first colour
       ...lines.map((name, index) => ({
         label: name,
-        stroke: colour(`series-${index + 1}`),
+        stroke: colour(`series-${lines.length - index}`),
         width: 2,
         points: { show: !hasTime, size: 6 },
       })),
