@@ -77,6 +77,7 @@ clean: ## Remove caches and results of checks; the virtual environment stays
 
 # torch comes first and alone: a package that asks for any torch then finds this one
 $(SETUP): pyproject.toml constraints.txt hatch_build.py $(KERNEL)
+	@echo "Installing upt, torch first, into $(VENV): 2 GB, some minutes without a word"
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	$(PYTHON) $(INSTALL) -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(PYTHON) $(INSTALL) -c constraints.txt -e '.[dev]'

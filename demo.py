@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 from rich.console import Console
 from rich.table import Table
@@ -47,6 +48,7 @@ INPUTS = (
     ),
 )
 BIN = Path(sys.executable).parent
+INPUT_WIDTH = 36  # letters: with an answer beside it a row fits into 80
 STOP_TIMEOUT_S = 30
 
 
@@ -70,6 +72,7 @@ def main() -> int:
     if (forwards, adapters) != (1, len(INPUTS)):
         console.print("expected one forward pass with all adapters", style="red")
         return 1
+    console.print("Next: `. .venv/bin/activate`, then the commands of README.md, from `Use it` on.")
     return 0
 
 
@@ -122,16 +125,11 @@ def batch_metrics(http_port: int) -> tuple[float, float]:
 
 def show(console: Console, prediction: Prediction) -> None:
     """Print the answers and where the time went."""
-    table = Table("input", "answer", "adapter", "digest", "tokens")
+    table = Table("adapter", "input", "answer", box=None, pad_edge=False)
     for (_, texts), output in zip(INPUTS, prediction.outputs, strict=True):
-        adapter = output.adapter
-        table.add_row(
-            " | ".join(text if len(text) < 70 else f"{text[:67]}..." for text in texts),
-            in_words(output),
-            f"{adapter.name}:{adapter.version}",
-            adapter.digest.removeprefix("sha256:")[:12],
-            str(output.tokens),
-        )
+        width = INPUT_WIDTH // len(texts) - 1
+        shown = " | ".join(shorten(text, width, placeholder=" …") for text in texts)
+        table.add_row(output.adapter.name, shown, in_words(output))
     console.print(table)
     timings = prediction.timings
     console.print(

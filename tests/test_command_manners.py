@@ -134,6 +134,32 @@ def test_an_empty_table_is_a_message_and_not_a_result(capsys: pytest.CaptureFixt
     assert capsys.readouterr() == ("name\n", "")
 
 
+def test_of_a_table_too_wide_the_widest_column_alone_is_folded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("a-long-name:1.0.0", "dev/accuracy 75.0, test/accuracy 74.0", "0.5 MB")]
+    monkeypatch.setenv("COLUMNS", "50")
+    print_table(("adapter", "metrics", "size"), rows)
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first.split() == ["a-long-name:1.0.0", "dev/accuracy", "75.0,", "0.5", "MB"]
+    assert second.split() == ["test/accuracy", "74.0"]
+    monkeypatch.setenv("COLUMNS", "30")
+    print_table(("adapter", "metrics", "size"), rows)
+    folded = capsys.readouterr().out.splitlines()
+    assert max(map(len, folded)) <= 30
+    assert "".join(line[:5].strip() for line in folded[1:]).startswith("a-lon")
+
+
+@pytest.mark.parametrize(
+    ("program", "first"),
+    [("upt-zoo", ["pull", "ls", "show", "search"]), ("upt-server", ["run", "predict", "ls"])],
+)
+def test_the_help_begins_with_what_is_needed_first(program: str, first: list[str]) -> None:
+    group = get_command(importlib.import_module(PROGRAMS[program]).app)
+    assert isinstance(group, TyperGroup)
+    assert [*group.commands][: len(first)] == first
+
+
 BAR = """
 from upt_zoo.commands.bars import progress_bars
 with progress_bars() as report:

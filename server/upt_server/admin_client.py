@@ -1,6 +1,7 @@
 """A blocking client of ``upt.v1.Admin``, for operators' programs without torch."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Self
 
 from upt_protos.v1 import admin_pb2 as pb
@@ -40,39 +41,42 @@ class AdminClient:
 
     def load(self, adapter: str) -> pb.ResidentAdapter:
         """Load an adapter; it may be evicted again."""
-        with our_errors(self._target):
+        with self._our_errors():
             request = pb.LoadRequest(adapter=adapter)
             return self._stub.Load(request, timeout=self._timeout_s).adapter
 
     def unload(self, adapter: str) -> pb.UnloadResponse:
         """Drop an adapter from memory, and its pin."""
-        with our_errors(self._target):
+        with self._our_errors():
             return self._stub.Unload(pb.UnloadRequest(adapter=adapter), timeout=self._timeout_s)
 
     def pin(self, adapter: str) -> pb.ResidentAdapter:
         """Load an adapter and keep it until it is unloaded."""
-        with our_errors(self._target):
+        with self._our_errors():
             request = pb.PinRequest(adapter=adapter)
             return self._stub.Pin(request, timeout=self._timeout_s).adapter
 
     def preload(self, adapters: Iterable[str]) -> tuple[pb.ResidentAdapter, ...]:
         """Pin adapters in their order, up to the first that cannot be loaded."""
-        with our_errors(self._target):
+        with self._our_errors():
             request = pb.PreloadRequest(adapters=adapters)
             return tuple(self._stub.Preload(request, timeout=self._timeout_s).adapters)
 
     def resident(self) -> tuple[pb.ResidentAdapter, ...]:
         """List what is in memory, the least recently used first."""
-        with our_errors(self._target):
+        with self._our_errors():
             request = pb.ListResidentRequest()
             return tuple(self._stub.ListResident(request, timeout=self._timeout_s).adapters)
 
     def status(self) -> pb.Status:
         """Say how the server is."""
-        with our_errors(self._target):
+        with self._our_errors():
             return self._stub.GetStatus(pb.GetStatusRequest(), timeout=self._timeout_s)
 
     def drain(self) -> None:
         """Make the server stop as SIGTERM does; the answer comes before it has stopped."""
-        with our_errors(self._target):
+        with self._our_errors():
             self._stub.Drain(pb.DrainRequest(), timeout=self._timeout_s)
+
+    def _our_errors(self) -> AbstractContextManager[None]:
+        return our_errors(self._target, command="upt-server run --admin-port")

@@ -43,21 +43,14 @@ class AffinityRouter:
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._names: list[str] = []
-        self._orders: dict[str, list[int]] = {}
         self._asked: dict[str, OrderedDict[str, None]] = {}  # by server, last asked last
 
     def choose(self, adapter: str, up: Sequence[Place]) -> int:
         """Return the first that is not busy and has the adapter, else that is not very busy."""
         names = [place.name for place in up]
-        if names != self._names:
-            self._names, self._orders = names, {}
+        if names != list(self._asked):
             self._asked = {name: self._asked.get(name, OrderedDict()) for name in names}
-        order = self._orders.get(adapter)
-        if order is None:
-            order = self._orders[adapter] = sorted(
-                range(len(names)), key=lambda at: _weight(adapter, names[at])
-            )
+        order = sorted(range(len(names)), key=lambda at: _weight(adapter, names[at]))
         chosen = self._among(adapter, up, order)
         self._note(adapter, names[chosen])
         return chosen

@@ -206,6 +206,11 @@ class Server:
         if settings.has_reflection:
             reflection.enable_server_reflection(names, self._grpc)
         self._admin = self._build_admin(refused) if settings.admin else None
+        self._page_setup: dict[str, JsonValue] = {
+            "grpc_port": settings.grpc_port,
+            "has_metrics": settings.has_metrics,
+            "needs_token": settings.tokens is not None,
+        }
         self.application = build_application(
             answers,
             engine.gate,
@@ -242,6 +247,7 @@ class Server:
         http_socket = _listen(self._settings.host, self._settings.http_port)
         self._http_task = asyncio.create_task(self._http.serve(sockets=[http_socket]))
         grpc_port = self._add_port(self._grpc, self._settings.host, self._settings.grpc_port)
+        self._page_setup["grpc_port"] = grpc_port  # 0 took a free one
         await self._grpc.start()
         admin_port = None
         if self._admin is not None and self._settings.admin is not None:
@@ -251,14 +257,8 @@ class Server:
         return Ports(grpc=grpc_port, http=http_socket.getsockname()[1], admin=admin_port)
 
     def _routes_of_the_page(self) -> list[Route]:
-        settings = self._settings
-        setup: dict[str, JsonValue] = {
-            "grpc_port": settings.grpc_port,
-            "has_metrics": settings.has_metrics,
-            "needs_token": settings.tokens is not None,
-        }
-        backbone = self._engine.status().backbone_digest
-        return page.build_routes(home_store(settings.home), self._engine.access, backbone, setup)
+        store, backbone = home_store(self._settings.home), self._engine.status().backbone_digest
+        return page.build_routes(store, self._engine.access, backbone, self._page_setup)
 
     def _build_admin(self, refused: Callable[[grpc.StatusCode], None]) -> grpc.aio.Server:
         if self._settings.tokens is None:

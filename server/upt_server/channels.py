@@ -31,8 +31,11 @@ def open_async_channel(target: str, tls: ClientTls | None, token: str | None) ->
 
 
 @contextmanager
-def our_errors(target: str) -> Iterator[None]:
-    """Raise what the server met; a call that did not reach it is ``Unavailable``."""
+def our_errors(target: str, *, command: str = "upt-server run") -> Iterator[None]:
+    """Raise what the server met; a call that did not reach it is ``Unavailable``.
+
+    ``command`` is what would have to run at ``target``.
+    """
     try:
         yield
     except grpc.RpcError as error:
@@ -44,7 +47,7 @@ def our_errors(target: str) -> Iterator[None]:
             # what gRPC says of calls that reached a stopping server and were never taken up
             raise Unavailable(f"{target} ended the call: it stops; try another server") from error
         if details is None and code is grpc.StatusCode.UNAVAILABLE:
-            message = f"cannot reach {target}: {message}; is `upt-server run` running there?"
+            message = f"cannot reach {target}: {_cause(message)}; is `{command}` running there?"
         if details is None and code is grpc.StatusCode.INTERNAL:
             # of a proxy whose server died at work: a server's own faults come with details
             raise Unavailable(f"{target} lost the call; try again") from error
@@ -58,3 +61,12 @@ def _credentials(tls: ClientTls | None, token: str | None) -> grpc.ChannelCreden
     # gRPC sends these over loopback and Unix sockets only
     channel = tls.channel_credentials() if tls else grpc.local_channel_credentials()
     return grpc.composite_channel_credentials(channel, grpc.access_token_call_credentials(token))
+
+
+def _cause(message: str) -> str:
+    """Return the last of gRPC's chain of causes, and what a hang-up at once usually means."""
+    if not message.startswith("failed to connect"):
+        return message
+    cause = message.rpartition(": ")[2]
+    is_hung_up = cause == "Socket closed"
+    return f"{cause}, as by a server with TLS (--ca, ClientTls)" if is_hung_up else cause

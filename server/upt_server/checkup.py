@@ -16,6 +16,7 @@ import torch
 from upt_server.native import library
 from upt_server.precision import RUNNERS, Precision, RunnerChoice, RunnerName
 from upt_server.runner_choice import measured_earlier, missing_for
+from upt_server.tls import ServerTls, check_exposure
 from upt_zoo.backbone import Backbone, is_on_this_machine, resolve_backbone
 from upt_zoo.catalogue import home_store
 from upt_zoo.errors import UptError
@@ -37,6 +38,8 @@ class Start:
     runner_cache: Path | None
     device: str
     threads: int | None
+    tls: ServerTls | None = None
+    is_insecure: bool = False
 
 
 def examine(start: Start) -> tuple[Finding, ...]:
@@ -49,7 +52,8 @@ def examine(start: Start) -> tuple[Finding, ...]:
         "threads": partial(_threads, start),
         "kernel": _kernel,
         "grpc port": partial(_port, "grpc", start.host, start.grpc_port),
-        "http port": partial(_port, "http", start.host, start.http_port),
+        "http port": partial(_http_port, start),
+        "tls": partial(_tls, start),
         "zoo": partial(_zoo, start),
         "backbone": partial(_backbone, start),
     }
@@ -92,7 +96,8 @@ def _kernel() -> Finding:
     lacking = {number: library.missing_for(number) for number in library.NUMBERS}
     able = [number for number, reason in lacking.items() if reason is None]
     if able:
-        return Finding(check="kernel", level="ok", text=f"computes in {', '.join(able)}")
+        unit = "AMX" if library.has_tiles() else "AVX-512"
+        return Finding(check="kernel", level="ok", text=f"{', '.join(able)} by {unit}")
     return Finding(
         check="kernel",
         level="warning",
@@ -112,10 +117,29 @@ def _port(kind: str, host: str, port: int) -> Finding:
         return Finding(
             check=name,
             level="failure",
-            text=f"{host}:{port}: {error.strerror or error}",
+            text=f"{host}:{port}: {(error.strerror or str(error)).partition(' (while ')[0]}",
             remedy=f"stop what listens there, or take another --{kind}-port; 0 takes a free one",
         )
     return Finding(check=name, level="ok", text=f"{host}:{port} is free")
+
+
+def _http_port(start: Start) -> Finding:
+    if start.http_port == start.grpc_port != 0:
+        return Finding(
+            check="http port",
+            level="failure",
+            text=f"{start.http_port} is the port for gRPC",
+            remedy="take another --http-port; 0 takes a free one",
+        )
+    return _port("http", start.host, start.http_port)
+
+
+def _tls(start: Start) -> Finding:
+    check_exposure(start.host, start.tls, is_insecure=start.is_insecure)
+    if start.tls is None:
+        return Finding(check="tls", level="ok", text=f"none on {start.host}")
+    start.tls.uvicorn_options()  # reads all files
+    return Finding(check="tls", level="ok", text=f"the certificate {start.tls.certificate}")
 
 
 def _zoo(start: Start) -> Finding:

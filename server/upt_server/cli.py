@@ -29,16 +29,21 @@ from upt_server.options import (
     GrpcPort,
     Host,
     HttpPort,
+    Insecure,
     OwnCertificate,
     OwnKey,
     OwnToken,
     Target,
     Threads,
+    TlsCert,
+    TlsClientCa,
+    TlsKey,
     TrustedCa,
     WantedBackbone,
     WantedPrecision,
     WantedRunner,
     connected,
+    server_tls,
 )
 from upt_server.precision import CheckedLoads
 from upt_server.run_defaults import (
@@ -51,7 +56,6 @@ from upt_server.run_defaults import (
     runner_cache_file,
 )
 from upt_server.telemetry.choices import LogFormat, LoggedCalls
-from upt_zoo.errors import InvalidInput
 from upt_zoo.options import AsJson, Home
 from upt_zoo.terminal import is_quiet, make_app, print_table, run_command
 
@@ -63,19 +67,11 @@ if TYPE_CHECKING:
     from upt_server.app import Ports
     from upt_server.client import Client
     from upt_server.results import Output, Prediction
-    from upt_server.tls import ServerTls
 
 _SHOWN_NUMBERS = 6  # of an embedding
 
 logger = logging.getLogger(__name__)
 app = make_app("Serve many adapters on one frozen encoder, and ask a server for answers.")
-app.add_typer(token_commands.app, name="token")
-app.add_typer(operators.app, name="admin")
-app.command()(operators.status)
-app.command()(top.top)
-app.command(context_settings={"auto_envvar_prefix": VARIABLES})(doctor.doctor)
-app.command()(scoring.score)
-app.command()(planning.plan)
 
 
 def main() -> None:
@@ -119,19 +115,10 @@ def run(
     adapter_memory_mb: Annotated[
         int, typer.Option(min=1, help="Memory for adapters, in MiB.")
     ] = ADAPTER_MEMORY_MB,
-    tls_cert: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Certificate of both ports, PEM.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key, PEM.")] = None,
-    tls_client_ca: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Callers must show a certificate of this authority (mTLS)."
-        ),
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen beyond this machine without TLS.")
-    ] = False,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    insecure: Insecure = False,
     tokens: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="File of the tokens of callers: who may call, and what."),
@@ -244,7 +231,7 @@ def run(
         max_queue_tokens=max_queue_tokens,
         max_adapter_bytes=adapter_memory_mb * 1024**2,
         drain_timeout_s=drain_timeout_s,
-        tls=_server_tls(tls_cert, tls_key, tls_client_ca),
+        tls=server_tls(tls_cert, tls_key, tls_client_ca),
         tokens=tokens,
         admin=None if admin_port is None else AdminAddress(host=admin_host, port=admin_port),
         routes=tuple(map(Route.parse, route or ())),
@@ -269,7 +256,11 @@ def run(
             typer.echo(json.dumps(event | more))
         else:
             admin = "" if ports.admin is None else f", operators on {admin_host}:{ports.admin}"
-            typer.echo(f"ready: gRPC on {host}:{ports.grpc}, HTTP on {host}:{ports.http}{admin}")
+            scheme = "http" if settings.tls is None else "https"
+            page = "" if no_page else f", a page on {scheme}://{host}:{ports.http}/"
+            typer.echo(
+                f"ready: gRPC on {host}:{ports.grpc}, HTTP on {host}:{ports.http}{page}{admin}"
+            )
 
     asyncio.run(serve(settings, announce))
 
@@ -356,16 +347,6 @@ def _asking(
     return connected(Client, server, token_file, ca, cert, key)
 
 
-def _server_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> "ServerTls | None":
-    from upt_server.tls import ServerTls
-
-    if cert is None and key is None and client_ca is None:
-        return None
-    if cert is None or key is None:
-        raise InvalidInput("TLS needs both --tls-cert and --tls-key")
-    return ServerTls(certificate=cert, key=key, client_ca=client_ca)
-
-
 def _print_json(message: "Message") -> None:
     """Print a message of ``upt.v1`` in protobuf's own JSON, as other clients see it."""
     from google.protobuf.json_format import MessageToJson
@@ -436,6 +417,16 @@ def _ranking(labels: Sequence[str], scores: Sequence[float]) -> list[tuple[str, 
 
 def _percent(score: float) -> str:
     return f"{100 * score:.1f} %"
+
+
+# the help lists them in this order, groups last
+app.command()(scoring.score)
+app.command()(operators.status)
+app.command()(top.top)
+app.command(context_settings={"auto_envvar_prefix": VARIABLES})(doctor.doctor)
+app.command()(planning.plan)
+app.add_typer(token_commands.app, name="token")
+app.add_typer(operators.app, name="admin")
 
 
 if __name__ == "__main__":

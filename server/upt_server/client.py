@@ -39,7 +39,7 @@ from upt_server.results import AdapterDescription, Output, Prediction
 from upt_server.retries import Retries
 from upt_server.telemetry.outgoing import outgoing_context
 from upt_server.tls import ClientTls
-from upt_zoo.errors import Overloaded, Unavailable
+from upt_zoo.errors import InvalidInput, Overloaded, Unavailable
 from upt_zoo.references import Reference
 
 DEFAULT_TARGET = "127.0.0.1:8001"
@@ -154,15 +154,26 @@ class Client:
 
         Raises:
             UptError: the stream as a whole failed.
+            Exception: what ``inputs`` raise, or a pair that is none, once all before is answered.
         """
-        requests = (_stream_request(place, *pair, options) for place, pair in enumerate(inputs))
-        stream = self._stub.PredictStream(requests, metadata=outgoing_context())
+        broken: list[Exception] = []
+
+        def requests() -> Iterator[pb.StreamRequest]:
+            try:
+                for place, pair in enumerate(inputs):
+                    yield _stream_request(place, *pair, options)
+            except Exception as error:  # noqa: BLE001 - raised below: gRPC would swallow it
+                broken.append(error)
+
+        stream = self._stub.PredictStream(requests(), metadata=outgoing_context())
         try:
             with our_errors(self._target):
                 for message in stream:
                     yield _read_answer(message)
         finally:
             stream.cancel()
+        for error in broken:
+            raise error
 
     def adapters(self) -> tuple[AdapterDescription, ...]:
         """Describe every version of every adapter in the server's store.
@@ -276,11 +287,16 @@ class AsyncClient:
     ) -> AsyncIterator[tuple[int, Output | Exception]]:
         """Answer any number of pairs of adapter and texts, as ``Client.predict_stream``."""
 
+        broken: list[Exception] = []
+
         async def requests() -> AsyncIterator[pb.StreamRequest]:
             place = 0
-            async for adapter, texts in inputs:
-                yield _stream_request(place, adapter, texts, options)
-                place += 1
+            try:
+                async for adapter, texts in inputs:
+                    yield _stream_request(place, adapter, texts, options)
+                    place += 1
+            except Exception as error:  # noqa: BLE001 - raised below: gRPC would swallow it
+                broken.append(error)
 
         stream = self._stub.PredictStream(requests(), metadata=outgoing_context())
         try:
@@ -289,6 +305,8 @@ class AsyncClient:
                     yield _read_answer(message)
         finally:
             stream.cancel()
+        for error in broken:
+            raise error
 
     async def adapters(self) -> tuple[AdapterDescription, ...]:
         """Describe every version of every adapter, as ``Client.adapters``."""
@@ -318,6 +336,8 @@ class AsyncClient:
 def _input(
     adapter: str, texts: Sequence[str], fields: Mapping[str, str] | None, options: Options
 ) -> Input:
+    if isinstance(texts, str):  # whose letters would be the texts
+        raise InvalidInput("expected the texts of an input as a list, got one text; write [TEXT]")
     return Input(
         adapter=Reference.parse(adapter),
         texts=tuple(texts),

@@ -40,7 +40,12 @@ def ask_columns(
     ``columns`` stand in the order of the task's fields. The new ones are the keys of a line of
     ``upt-server score``, behind ``prefix``. What is returned raises what ``Client.predict_all``
     does, and ``InvalidInput`` for a cell that is no text.
+
+    Raises:
+        InvalidInput: ``columns`` are none, or one text.
     """
+    if isinstance(columns, str) or not columns:
+        raise InvalidInput(f"expected a list of the fields' columns, got {columns!r}")
 
     def ask(table: Table) -> "dict[str, list[JsonValue]]":
         cells = [_texts(table, column) for column in columns]

@@ -127,7 +127,8 @@ class Engine:
             UptError: as ``Resolver.resolve`` says.
         """
         self.access.check_adapters([reference.name])
-        stored = await self._residency.resolver.resolve(reference)
+        with self.access.discreet():
+            stored = await self._residency.resolver.resolve(reference)
         is_resident = self._residency.is_resident(stored.digest)
         return AdapterDescription.of(stored, is_resident=is_resident)
 
@@ -257,7 +258,7 @@ class Engine:
         held: dict[Reference, Lease] = {}
         for index, item in enumerate(inputs):
             if item.adapter not in held:
-                with at_input(index, item.path):
+                with at_input(index, item.path), self.access.discreet():
                     lease = await self._residency.acquire(item.adapter)
                 held[item.adapter] = leases.enter_context(lease)
         return held

@@ -13,7 +13,7 @@ from upt_zoo.errors import InvalidInput, Unavailable
 from upt_zoo.options import complete_adapter
 
 if TYPE_CHECKING:
-    from upt_server.tls import ClientTls
+    from upt_server.tls import ClientTls, ServerTls
 
 Connection = TypeVar("Connection")
 Adapter = Annotated[
@@ -53,6 +53,17 @@ WantedRunner = Annotated[
     RunnerChoice, typer.Option(help="What computes; auto measures and takes the fastest.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, or cuda with the torch runners.")]
+TlsCert = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Certificate of both ports, PEM.")
+]
+TlsKey = Annotated[Path | None, typer.Option(metavar="FILE", help="Its key, PEM.")]
+TlsClientCa = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Callers must show a certificate of this authority (mTLS)."),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Listen beyond this machine without TLS.")
+]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, help="Threads that compute.", show_default="torch's own choice"),
@@ -91,6 +102,21 @@ def client_tls(ca: Path | None, cert: Path | None, key: Path | None) -> "ClientT
     from upt_server.tls import ClientTls
 
     return ClientTls(ca=ca, certificate=cert, key=key) if ca or cert or key else None
+
+
+def server_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> "ServerTls | None":
+    """Speak TLS if any file says so.
+
+    Raises:
+        InvalidInput: of certificate and key one is missing.
+    """
+    from upt_server.tls import ServerTls
+
+    if cert is None and key is None and client_ca is None:
+        return None
+    if cert is None or key is None:
+        raise InvalidInput("TLS needs both --tls-cert and --tls-key")
+    return ServerTls(certificate=cert, key=key, client_ca=client_ca)
 
 
 def read_token(file: Path | None) -> str | None:

@@ -46,7 +46,8 @@ def build_routes(
     async def show_adapter(request: Request) -> Response:
         name, version = request.path_params["name"], request.path_params["version"]
         access.check_adapters([name])
-        return _document(await asyncio.to_thread(documents.adapter, name, version))
+        with access.discreet():
+            return _document(await asyncio.to_thread(documents.adapter, name, version))
 
     answered = {
         SETUP: show_setup,

@@ -99,8 +99,9 @@ def write_request(inputs: Sequence[Input]) -> pb.PredictRequest:
 def write_shared(inputs: Sequence[Input]) -> pb.PredictRequest:
     """Write inputs that differ in their adapters only, the texts once."""
     request = write_request(inputs[:1])
-    request.inputs[0].ClearField("adapter")
-    request.inputs[0].adapters.extend(str(item.adapter) for item in inputs)
+    for message in request.inputs:  # one, or none
+        message.ClearField("adapter")
+        message.adapters.extend(str(item.adapter) for item in inputs)
     return request
 
 

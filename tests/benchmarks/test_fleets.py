@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass
 from random import Random
@@ -71,6 +72,17 @@ def test_affinity_keeps_an_adapter_in_one_place_and_shares_adapters_evenly() -> 
     counts = Counter(homes.values())
     assert min(counts.values()) > 400
     assert max(counts.values()) < 600
+
+
+def test_a_router_remembers_no_more_than_servers_hold() -> None:
+    up, router = places(2), AffinityRouter(10)
+    tracemalloc.start()
+    try:
+        for number in range(10_000):
+            router.choose(f"nobody has {number}", up)
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_server_that_goes_moves_its_own_adapters_only() -> None:

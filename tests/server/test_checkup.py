@@ -1,10 +1,7 @@
 """``upt-server doctor``: each check on a machine where it is well, and where it is not."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,7 +12,9 @@ from upt_server.checkup import Start, examine
 from upt_server.native import library
 from upt_server.runner import TorchRunner
 from upt_server.runner_choice import load_runner
+from upt_server.tls import ServerTls
 from upt_testing.backbones import write_tiny_backbone
+from upt_testing.processes import upt_server
 from upt_zoo.backbone import open_backbone
 from upt_zoo.findings import Finding
 from upt_zoo.local.store import Store
@@ -77,6 +76,36 @@ def test_a_port_is_free_until_somebody_listens(look: Look, taken: int) -> None:
     assert found["http port"].level == "failure"
     assert f"127.0.0.1:{taken}" in found["http port"].text
     assert "--http-port" in found["http port"].remedy
+
+
+def test_two_ports_are_two(look: Look) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        free = listening.getsockname()[1]
+    found = look(grpc_port=free, http_port=free)
+    assert (found["grpc port"].level, found["http port"].level) == ("ok", "failure")
+    assert found["http port"].text == f"{free} is the port for gRPC"
+
+
+def test_a_host_that_is_none_is_told_as_the_system_tells_it(look: Look) -> None:
+    found = look(host="nowhere.invalid", grpc_port=1)["grpc port"]
+    assert found.level == "failure"
+    assert found.text.startswith("nowhere.invalid:1: ")
+    assert "Unknown error" not in found.text
+
+
+def test_beyond_this_machine_a_server_needs_tls_or_that_it_is_waived(
+    look: Look, tmp_path: Path
+) -> None:
+    assert look()["tls"].text == "none on 127.0.0.1"
+    bare = look(host="0.0.0.0")["tls"]
+    assert (bare.level, "--insecure" in bare.text) == ("failure", True)
+    assert look(host="0.0.0.0", is_insecure=True)["tls"].level == "ok"
+    pem = tmp_path / "pem"
+    tls = ServerTls(certificate=pem, key=pem)
+    missing = look(host="0.0.0.0", tls=tls)["tls"]
+    assert (missing.level, str(pem) in missing.text) == ("failure", True)
+    pem.touch()
+    assert look(host="0.0.0.0", tls=tls)["tls"].text == f"the certificate {pem}"
 
 
 def test_a_port_that_was_looked_at_is_free_again(look: Look, taken: int) -> None:
@@ -149,25 +178,16 @@ def test_more_threads_than_cores_are_a_warning(look: Look) -> None:
     assert look(threads=4096)["threads"].remedy.startswith("--threads ")
 
 
-def run_doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "upt_server.cli", "doctor", *arguments],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_the_exit_code_says_whether_it_could_serve(
     store: Store, directory: Path, taken: int, tmp_path: Path
 ) -> None:
     file = tmp_path / "server.toml"
-    file.write_text('http-port = 0\npreload = "sst2"\n')  # the one of `run`, whole
+    values = ("http-port = 0", 'host = "0.0.0.0"', "insecure = true", 'preload = "sst2"')
+    file.write_text("\n".join(values))  # the one of `run`, whole
     arguments = ("--home", str(store.root), "--backbone", str(directory), "--config", str(file))
-    good = run_doctor(*arguments, "--json", UPT_SERVER_GRPC_PORT="0")
+    good = upt_server("doctor", *arguments, "--json", UPT_SERVER_GRPC_PORT="0")
     assert (good.returncode, good.stderr) == (0, "")
     assert {each["level"] for each in json.loads(good.stdout)} <= {"ok", "warning"}
-    bad = run_doctor(*arguments, UPT_SERVER_GRPC_PORT=str(taken), COLUMNS="200")
+    bad = upt_server("doctor", *arguments, UPT_SERVER_GRPC_PORT=str(taken))
     assert bad.returncode == 69
     assert "--grpc-port" in bad.stdout

@@ -1,7 +1,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import grpc
@@ -143,6 +143,46 @@ async def test_adapters_are_listed_and_described(client: AsyncClient) -> None:
     ]
     assert await client.adapter("sst2:1.0.0") == adapters[2]
     assert (adapters[1].head, adapters[1].fields) == ("span", ("question", "context"))
+
+
+async def test_a_text_in_place_of_a_list_is_refused(client: AsyncClient) -> None:
+    with pytest.raises(InvalidInput, match="as a list, got one text"):
+        await client.predict_many([("squad", "ab")])  # two letters would be two texts
+    with pytest.raises(InvalidInput, match="expected 1 to 256 inputs"):
+        await client.predict_each([], FILM)
+
+
+@pytest.mark.parametrize("kind", ["blocking", "awaited"])
+@pytest.mark.parametrize(
+    ("broken", "error"), [(("No Such", [FILM]), InvalidReference), (None, ZeroDivisionError)]
+)
+async def test_what_breaks_the_inputs_of_a_stream_is_raised_when_the_rest_is_answered(
+    served: Served, kind: str, broken: tuple[str, list[str]] | None, error: type[Exception]
+) -> None:
+    def inputs() -> Iterator[tuple[str, list[str]]]:
+        yield MIXED[0]
+        yield MIXED[1]
+        yield broken or MIXED[1 // 0]
+
+    places: list[int] = []
+
+    def blocking() -> None:
+        with Client(served.target) as client:
+            for place, _ in client.predict_stream(inputs()):
+                places.append(place)
+
+    async def awaited() -> None:
+        async def given() -> AsyncIterator[tuple[str, list[str]]]:
+            for each in inputs():
+                yield each
+
+        async with AsyncClient(served.target) as client:
+            async for place, _ in client.predict_stream(given()):
+                places.append(place)
+
+    with pytest.raises(error):
+        await (awaited() if kind == "awaited" else asyncio.to_thread(blocking))
+    assert sorted(places) == [0, 1]
 
 
 async def test_the_servers_errors_are_raised_as_themselves(client: AsyncClient) -> None:

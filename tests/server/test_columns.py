@@ -84,6 +84,12 @@ async def test_a_cell_that_is_no_text_is_named(served: Served) -> None:
         await beside(served, lambda client: ask_columns(client, "sst2", ["sentence"])(frame))
 
 
+@pytest.mark.parametrize("columns", ["sentence", []])
+def test_columns_that_are_no_list_of_names_are_refused(columns: list[str]) -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(InvalidInput, match="a list of the fields"):
+        ask_columns(client, "sst2", columns)
+
+
 def test_it_needs_neither_library() -> None:
     code = (
         "import sys, upt_server.columns;"

@@ -1,63 +1,23 @@
 """Tokens, operators and warm starts, as users run them: processes of their own."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from upt_server.admin_client import AdminClient
+from upt_testing.processes import Running, running_server, upt_server
 from upt_testing.serving import TIMEOUT_S
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import AdapterNotFound, Forbidden, Unauthenticated
 from upt_zoo.local.store import Store
 
-COMMAND = [sys.executable, "-m", "upt_server.cli"]
 
-
-def upt_server(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-        env=os.environ | {"COLUMNS": "200"} | environment,
-    )
-
-
-@dataclass(frozen=True)
-class Running:
-    process: "subprocess.Popen[str]"
-    target: str
-    admin: str
-
-
-@contextmanager
-def running(store: Store, backbone: Backbone, *arguments: str) -> Iterator[Running]:
-    ports = ("--grpc-port", "0", "--http-port", "0", "--admin-port", "0", "--threads", "1")
-    places = ("--home", str(store.root), "--backbone", str(backbone.directory), "--json")
-    with subprocess.Popen(
-        [*COMMAND, "run", *ports, *places, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, process.communicate()[1]
-            event = json.loads(line)
-            host = "127.0.0.1"
-            yield Running(process, f"{host}:{event['grpc_port']}", f"{host}:{event['admin_port']}")
-        finally:
-            process.kill()
+def running(store: Store, backbone: Backbone, *arguments: str) -> AbstractContextManager[Running]:
+    places = ("--home", str(store.root), "--backbone", str(backbone.directory))
+    return running_server("--admin-port", "0", *places, *arguments)
 
 
 def create(file: Path, name: str, *more: str) -> Path:

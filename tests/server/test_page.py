@@ -12,6 +12,7 @@ import pytest
 
 from upt_server.access.tokens import Token, add_token
 from upt_server.runner import TorchRunner
+from upt_testing.adapters import CURVE, LORA, random_tensors, tiny_spec, with_curve
 from upt_testing.serving import Served, make_settings, serving
 from upt_zoo.backbone import Backbone
 from upt_zoo.local.store import Store
@@ -102,6 +103,19 @@ async def test_documents_are_those_of_the_store(served: Served, store: Store) ->
     assert (status, json.loads(body)["error"]["status"]) == (404, "NOT_FOUND")
 
 
+async def test_the_curve_of_an_adapter_is_in_its_document(
+    served: Served, store: Store, backbone: Backbone
+) -> None:
+    spec = with_curve(tiny_spec(backbone=backbone.identity, name="learnt", lora=LORA), CURVE)
+    store.publish(spec, random_tensors(spec, 0), "# Learnt", version="1.0.0")
+    documents = []
+    for path in (SST2, "/page/" + document_path("learnt", "1.0.0")):
+        status, body, _ = await get(served, path)
+        assert status == 200
+        documents.append(json.loads(body))
+    assert [each["curve"] for each in documents] == [None, CURVE.model_dump(mode="json")]
+
+
 async def test_with_tokens_assets_are_open_and_documents_are_for_who_may_see_them(
     store: Store, backbone: Backbone, runner: TorchRunner, tmp_path: Path
 ) -> None:
@@ -116,7 +130,7 @@ async def test_with_tokens_assets_are_open_and_documents_are_for_who_may_see_the
         _, setup, _ = await get(served, "/page/setup.json")
         assert json.loads(setup) == {
             "is_live": True,
-            "grpc_port": 0,
+            "grpc_port": int(served.target.rpartition(":")[2]),  # of 0, the one that was taken
             "has_metrics": True,
             "needs_token": True,
         }

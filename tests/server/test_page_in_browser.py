@@ -1,7 +1,10 @@
 """The web page in a real Chromium: what readers do with it, with mouse and keyboard."""
 
+import ast
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from playwright.sync_api import Browser, Page, Response, ViewportSize, expect
@@ -11,6 +14,7 @@ from upt_server.runner import TorchRunner
 from upt_testing.adapters import (
     BOTTLENECK,
     CLASSIFICATION,
+    CURVE,
     LORA,
     MULTI_LABEL,
     PREFIX,
@@ -19,6 +23,7 @@ from upt_testing.adapters import (
     SPAN,
     random_tensors,
     tiny_spec,
+    with_curve,
 )
 from upt_testing.browsers import (
     CHROMIUM,
@@ -33,12 +38,12 @@ from upt_zoo.backbone import Backbone
 from upt_zoo.local.store import Store
 from upt_zoo.local.tags import move_alias
 from upt_zoo.references import Reference
-from upt_zoo.site.curves import Curve
 from upt_zoo.site.writing import write_site
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 HEADS = {"sst2": CLASSIFICATION, "topics": MULTI_LABEL, "stsb": REGRESSION, "squad": SPAN}
 HOSTILE = "<img src=x onerror=document.title='owned'> [x](javascript:alert(1)) <b>bold</b>"
+HOSTILE_FIELD = '"); import os; ("'
 NARROW: ViewportSize = {"width": 360, "height": 740}
 VIEWS = ("#/", "#/adapters/sst2/1.0.0", "#/try", "#/live")
 
@@ -59,8 +64,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Store
         bottleneck=BOTTLENECK,
         prompt=PROMPT,
     )
-    task = spec.task.model_copy(update={"description": HOSTILE})
-    spec = spec.model_copy(update={"task": task})
+    task = spec.task.model_copy(update={"description": HOSTILE, "fields": (HOSTILE_FIELD,)})
+    spec = with_curve(spec.model_copy(update={"task": task}), CURVE)
     store.publish(spec, random_tensors(spec, 5), f"# Card\n\n{HOSTILE}\n", version="1.0.0")
     return store
 
@@ -162,6 +167,12 @@ def test_what_publishers_write_stays_text(open_page: Open, served: Served) -> No
     expect(page.locator(".card-text")).to_contain_text("<img src=x onerror=")
     assert page.locator("main img, main b, .card-text a").count() == 0
     assert page.title() != "owned"
+    page.get_by_role("tab", name="tritonclient").click()
+    code = page.get_by_role("tabpanel").inner_text()
+    assert [each for each in ast.walk(ast.parse(code)) if isinstance(each, ast.Import)] == [
+        ANY,  # numpy
+        ANY,  # tritonclient
+    ]
 
 
 def test_texts_run_through_many_adapters_in_one_batch(open_page: Open, served: Served) -> None:
@@ -181,6 +192,25 @@ def test_texts_run_through_many_adapters_in_one_batch(open_page: Open, served: S
     expect(squad.locator("blockquote")).to_have_text(paragraph)
     expect(squad.locator("mark")).to_have_text(span["text"])
     expect(page.locator("article[data-adapter=topics]")).to_contain_text("%")
+
+
+def test_a_late_answer_does_not_replace_that_to_a_later_text(
+    open_page: Open, served: Served
+) -> None:
+    page = open_page(address_of(served, "#/try?adapters=squad:1.0.0"))
+    run, late = page.get_by_role("button", name="Run in one batch"), []
+    page.route("**/v1/predict", lambda route: late.append(route), times=1)
+    page.fill("#text-1", "The first paragraph.")
+    run.click()
+    page.fill("#text-1", "The second one.")
+    run.click()
+    passage = page.locator("#results blockquote")
+    expect(passage).to_have_text("The second one.")
+    with page.expect_response("**/v1/predict") as answered:
+        late[0].continue_()
+    answered.value.finished()
+    page.wait_for_timeout(300)  # what would be shown is shown by then
+    expect(passage).to_have_text("The second one.")
 
 
 def test_gates_are_drawn_for_each_layer_when_asked_for(open_page: Open, served: Served) -> None:
@@ -212,8 +242,10 @@ def test_an_error_is_shown_where_it_happened_and_the_page_goes_on(
     page.fill("#text-1", "Ada wrote it.")
     run.click()
     expect(page.locator("#results mark")).to_have_count(1)
-    page.goto(address_of(served, "#/adapters/nobody/1.0.0"))
-    expect(page.get_by_role("alert")).to_contain_text("no adapter nobody")
+    for address in ("#/adapters/nobody/1.0.0", "#/adapters/%/1.0.0"):
+        page.goto(address_of(served, address))
+        name = address.split("/")[2]
+        expect(page.get_by_role("alert")).to_contain_text(f"no adapter {name}")
 
 
 def test_the_theme_follows_the_system_until_the_reader_chooses(
@@ -245,7 +277,50 @@ def test_the_live_view_shows_what_the_server_does(open_page: Open, served: Serve
         if "2.0" in shown:
             break
     assert "2.0" in shown
+    asked = page.locator(".bar-row", has_text="topics").locator(".number")
+    expect(asked).to_have_text(re.compile(r"^[\d,]+ \u00d7 [\d.]+ m?s$"))
     expect(page.get_by_role("link", name="topics")).to_be_visible()
+
+
+def test_an_adapter_is_shown_by_its_newest_version_that_is_not_yanked(
+    open_page: Open, served: Served
+) -> None:
+    page = open_page(address_of(served))
+    found = page.evaluate(
+        """async () => {
+          const { newestOf } = await import("./catalogue.js");
+          const of = (name, version, yanked) => ({ name, version, yanked });
+          return newestOf([
+            of("a", "1.0.0", null), of("a", "1.0.1", "2026-01-01"),
+            of("b", "1.0.0", "2026-01-01"), of("b", "1.0.1", null),
+            of("c", "1.0.0", "2026-01-01"), of("c", "1.0.1", "2026-01-01"),
+          ]).map(({ name, version }) => `${name}:${version}`);
+        }"""
+    )
+    assert found == ["a:1.0.0", "b:1.0.1", "c:1.0.1"]
+
+
+def test_an_adapter_without_a_description_is_told_by_its_answers(
+    open_page: Open, served: Served
+) -> None:
+    page = open_page(address_of(served))
+    found = page.evaluate(
+        """async () => {
+          const { purpose } = await import("./text.js");
+          return [
+            purpose("What for.", "classification", ["a", "b"]),
+            purpose("", "classification", ["a", "b"]),
+            purpose("", "multi_label", [..."abcdefgh"]),
+            purpose("", "span", null),
+          ];
+        }"""
+    )
+    assert found == [
+        "What for.",
+        "Answers with one of a, b.",
+        "Answers with any of a, b, c, d, e, f and 2 more.",
+        "Answers with a span.",
+    ]
 
 
 def test_quantiles_are_taken_from_what_was_counted_between_two_readings(
@@ -281,7 +356,10 @@ def test_a_token_is_asked_for_and_kept_in_memory_alone(
     with serving_beside(settings, backbone, runner) as guarded:
         page = open_page(address_of(guarded))
         dialog = page.get_by_role("dialog")
-        page.get_by_label("Token", exact=True).fill("upt_wrong")
+        page.get_by_label("Token", exact=True).fill("a token that no header takes: ключ")
+        page.keyboard.press("Enter")
+        assert page.locator("#token-field:invalid").count() == 1
+        page.get_by_label("Token", exact=True).fill(" upt_wrong ")
         page.keyboard.press("Enter")
         expect(dialog).to_contain_text("The server does not know this token.")
         page.get_by_label("Token", exact=True).fill(secret)
@@ -346,18 +424,33 @@ def test_a_narrow_screen_shows_all_without_scrolling_sideways(
     assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
 
 
+def expect_curve(page: Page) -> None:
+    """Expect what ``CURVE`` holds to be drawn."""
+    for said in ("the best was epoch 2 with 75.5", "Mean loss on train rows by epoch"):
+        drawing = page.get_by_role("img", name=said)
+        expect(drawing).to_be_visible()
+        expect(drawing.locator("canvas")).to_be_visible()
+
+
+def test_the_page_draws_the_curve_that_an_adapter_carries(open_page: Open, served: Served) -> None:
+    page = open_page(address_of(served, "#/adapters/hostile/1.0.0"))
+    expect_curve(page)
+    page.goto(address_of(served, "#/adapters/sst2/1.0.0"))
+    expect(page.locator("h1")).to_contain_text("sst2")
+    expect(page.get_by_role("heading", name="How it learnt")).to_have_count(0)
+
+
 def test_a_page_of_files_shows_the_catalogue_and_curves(
     open_page: Open, store: Store, tmp_path: Path
 ) -> None:
     digest = store.resolve(Reference.parse("sst2:1.1.0")).digest
-    curve = Curve(holdout=[50.0, 75.5, 71.0], best_epoch=2, train_rows=100, seconds=60.0)
-    write_site(store, tmp_path / "out", {digest: curve})
+    write_site(store, tmp_path / "out", {digest: CURVE})
     with serving_files(tmp_path) as address:
         page = open_page(f"{address}/out/")
         expect(page.locator("#adapters article")).to_have_count(5)
         expect(page.get_by_role("link", name="Playground")).to_have_count(0)
         page.get_by_role("link", name="sst2").click()
-        expect(page.get_by_role("img", name="the best was epoch 2 with 75.5")).to_be_visible()
+        expect_curve(page)
         assert grave_violations(page) == []
         page.goto(f"{address}/out/#/try")
         expect(page.locator("main")).to_contain_text("upt-server run")

@@ -24,7 +24,9 @@ async def call(
     [
         (pb.PredictRequest(inputs=[pb.Input(adapter="sst2"), pb.Input(adapter="cola")]), "sst2"),
         (pb.PredictRequest(inputs=[pb.Input(adapter="sst2:stable")]), "sst2"),
-        (pb.PredictRequest(inputs=[pb.Input(adapter="sst2@sha256:00")]), "sst2"),
+        (pb.PredictRequest(inputs=[pb.Input(adapter=f"sst2@sha256:{'0' * 64}")]), "sst2"),
+        (pb.PredictRequest(inputs=[pb.Input(adapter="no such")]), ""),
+        (pb.PredictRequest(inputs=[pb.Input(adapter="x" * 1_000_000)]), ""),
         (pb.PredictRequest(inputs=[pb.Input(adapters=["cola", "sst2"])]), "cola"),
         (open_inference_pb2.ModelInferRequest(model_name="sst2"), "sst2"),
         (pb.PredictRequest(), ""),

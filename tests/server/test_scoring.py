@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from upt_server.scoring.own_server import own_server
 from upt_server.scoring.rows import ScoredRow, read_rows
 from upt_server.scoring.score_file import Job, ScoreFile, digest_and_lines
 from upt_server.scoring.scorer import Scorer
+from upt_testing.processes import upt_server
 from upt_testing.serving import TIMEOUT_S, FakeRunner, Publisher, Served, make_settings, serving
 from upt_zoo.answers import LabelAnswer, LabelSetAnswer, SpanAnswer, ValueAnswer
 from upt_zoo.backbone import Backbone
@@ -335,17 +334,6 @@ async def test_what_no_row_would_survive_ends_the_job(error: Exception) -> None:
 
 
 # The command
-
-
-def upt_server(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "upt_server.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=3 * TIMEOUT_S,
-        check=False,
-        env=os.environ | {"COLUMNS": "200"},
-    )
 
 
 @pytest.fixture

@@ -35,7 +35,13 @@ from upt_server.runner import TorchRunner
 from upt_server.settings import AdminAddress
 from upt_testing.serving import FakeRunner, Served, make_settings, serving
 from upt_zoo.backbone import Backbone
-from upt_zoo.errors import Forbidden, InvalidInput, Overloaded, Unauthenticated
+from upt_zoo.errors import (
+    AdapterNotFound,
+    Forbidden,
+    InvalidInput,
+    Overloaded,
+    Unauthenticated,
+)
 from upt_zoo.local.store import Store
 
 Raw: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
@@ -340,7 +346,7 @@ async def test_anothers_digest_under_an_allowed_name_leads_nowhere(
 ) -> None:
     other = next(each for each in store.list() if each.name == "cola").digest
     async with AsyncClient(served.target, token=secrets["sst2"]) as client:
-        with pytest.raises(Exception, match="no sst2@"):
+        with pytest.raises(AdapterNotFound, match="no such adapter, version or tag"):
             await client.predict(f"sst2@{other}", "a film")
 
 
@@ -445,6 +451,29 @@ async def test_what_names_one_adapter_or_all_is_refused_over_http_too(
     status, _, text = await ask(served, "GET", "/v1/adapters", secrets["sst2"])
     assert status == 200
     assert "cola" not in text
+
+
+async def test_no_error_names_an_adapter_that_the_caller_may_not_ask(
+    served: Served, secrets: dict[str, str], tmp_path: Path, store: Store
+) -> None:
+    # spelt nearly as sst2 and cola are, which are there
+    token, near = Token.create(name="near", scopes=SCOPES, adapters=("sst3", "colas"))
+    add_token(tmp_path / "tokens.json", token)
+    text = json.dumps({"inputs": [{"adapter": "sst3", "texts": ["a film"]}]}).encode()
+    asked = [
+        ("POST", "/v1/predict", text),
+        ("GET", "/v1/adapters/colas", None),
+        ("GET", "/page/data/adapters/sst3/1.0.0.json", None),
+        ("GET", "/v2/models/colas/ready", None),
+        ("POST", "/v2/repository/models/sst3/load", None),
+        ("POST", "/v2/repository/models/colas/unload", None),
+    ]
+    for verb, path, data in asked:
+        status, _, said = await ask(served, verb, path, near, data)
+        assert (status, "no such adapter" in said, str(store.root) in said) == (404, True, False)
+        assert "did you mean" not in said
+        _, _, said = await ask(served, verb, path, secrets["all"], data)
+        assert "did you mean" in said
 
 
 async def test_refused_calls_are_counted_by_reason(served: Served, secrets: dict[str, str]) -> None:

@@ -2,24 +2,24 @@
 
 import asyncio
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from google.protobuf.json_format import Parse
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from upt_protos.v1 import inference_pb2 as pb
+from upt_server.app import Ports
 from upt_server.cli import app
 from upt_server.client import AsyncClient
 from upt_server.results import Output
+from upt_server.settings import Settings
 from upt_testing.adapters import (
     CLASSIFICATION,
     EMBEDDING,
@@ -28,51 +28,11 @@ from upt_testing.adapters import (
     SPAN,
     TOKENS,
 )
+from upt_testing.processes import Running, running_server, upt_server
 from upt_testing.serving import TIMEOUT_S, Publisher
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import Unavailable
 from upt_zoo.local.store import Store
-
-COMMAND = [sys.executable, "-m", "upt_server.cli"]
-
-
-def upt_server(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-        env=os.environ | {"COLUMNS": "200"} | environment,
-    )
-
-
-@dataclass(frozen=True)
-class Running:
-    process: "subprocess.Popen[str]"
-    target: str
-
-
-@contextmanager
-def running(*arguments: str, **environment: str) -> Iterator[Running]:
-    ports = ("--grpc-port", "0", "--http-port", "0", "--threads", "1", "--json")
-    with subprocess.Popen(
-        [*COMMAND, "run", *ports, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | environment,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, process.communicate()[1]
-            event = json.loads(line)
-            assert event.keys() == {"event", "grpc_port", "http_port"}
-            assert event["event"] == "ready"
-            yield Running(process, f"127.0.0.1:{event['grpc_port']}")
-        finally:
-            process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +50,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Iter
         publish(name, head, seed=seed)
     file = tmp_path_factory.mktemp("configuration") / "server.toml"
     file.write_text(f"backbone = '{backbone.directory}'\npreload = 'sst2,squad:1.0.0'\n")
-    with running(UPT_SERVER_CONFIG=str(file), UPT_ZOO_HOME=str(publish.store.root)) as server:
+    places = {"UPT_SERVER_CONFIG": str(file), "UPT_ZOO_HOME": str(publish.store.root)}
+    with running_server(**places) as server:
+        assert server.event.keys() == {"event", "grpc_port", "http_port"}
+        assert server.event["event"] == "ready"
         yield server
 
 
@@ -205,12 +168,38 @@ def test_a_server_that_cannot_start_says_why(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "page"),
+    [
+        ((), ", a page on http://127.0.0.1:8/"),
+        (("--no-page",), ""),
+        (("--tls-cert", "c.pem", "--tls-key", "k.pem"), ", a page on https://127.0.0.1:8/"),
+    ],
+)
+def test_a_server_says_where_it_listens_and_where_its_page_is(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    backbone: Backbone,
+    arguments: tuple[str, ...],
+    page: str,
+) -> None:
+    async def serve(_: Settings, on_ready: Callable[[Ports], None]) -> None:
+        on_ready(Ports(grpc=7, http=8, admin=9))
+
+    monkeypatch.setattr("upt_server.app.serve", serve)
+    places = ("--home", str(tmp_path), "--backbone", str(backbone.directory))
+    result = CliRunner().invoke(app, ["run", *places, *arguments])
+    assert result.stdout.splitlines() == [
+        f"ready: gRPC on 127.0.0.1:7, HTTP on 127.0.0.1:8{page}, operators on 127.0.0.1:9"
+    ]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_the_server_after_the_calls_inside(
     store: Store, backbone: Backbone, number: signal.Signals
 ) -> None:
     arguments = ("--home", str(store.root), "--backbone", str(backbone.directory))
-    with running(*arguments) as server:
+    with running_server(*arguments) as server:
         async with AsyncClient(server.target) as client:
             calls = [asyncio.create_task(client.predict("sst2", "a film")) for _ in range(50)]
             await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)

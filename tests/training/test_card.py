@@ -48,7 +48,7 @@ Seed 1, bf16 products, upt 0.1.0.
 | key | value |
 | --- | --- |
 | epochs | 3 |
-| files | ['train'] |
+| files | ["train"] |
 """
 
 
@@ -60,7 +60,7 @@ def spec(**changes: object) -> AdapterSpec:
             DataFile(name="tiny/train", digest="sha256:" + "cd" * 32, rows=1200),
             DataFile(name="tiny/dev", digest="sha256:" + "ef" * 32, rows=34),
         ),
-        "recipe": {"epochs": 3, "files": ["train"]},
+        "recipe": {"epochs": 3, "files": ["train"], "patience": None},
         "precision": "bf16",
         "metrics": {"dev/accuracy": 90.1234, "test/accuracy": 88.0},
         "trained_parameters": 12345,

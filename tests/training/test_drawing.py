@@ -82,6 +82,13 @@ def test_a_confusion_shows_its_counts() -> None:
     assert not draw_confusion(many, ((1,) * 21,) * 21).axes[0].texts
 
 
+def test_labels_are_drawn_as_they_are_written_in_any_language(tmp_path: Path) -> None:
+    labels = ("$\\frac{$", "$5-$10", "不好", "😀")
+    counts = ((1,) * 4,) * 4
+    drawn = save(draw_confusion(labels, counts), tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert all(f">{label}</text>" in drawn for label in labels)
+
+
 def test_gates_stand_by_layer_with_the_last_on_top() -> None:
     axis, _ = draw_gates([{"lora.q": 0.1, "prefix": 0.2}, {"lora.q": 0.3, "prefix": 0.4}]).axes
     assert [text.get_text() for text in axis.texts] == ["0.30", "0.40", "0.10", "0.20"]

@@ -79,6 +79,14 @@ def test_a_terminal_gets_a_live_table_and_a_bar() -> None:
     assert "3/12 steps, loss 0.500" in " ".join(rows[3])
 
 
+def test_nothing_is_said_of_steps_before_there_was_one() -> None:
+    stream = Terminal()
+    with reporting(stream, as_json=False):
+        pass
+    assert "training" in shown(stream)
+    assert "step" not in shown(stream)
+
+
 def test_a_run_that_goes_on_shows_its_earlier_epochs() -> None:
     stream = Terminal()
     progress = Progress(epoch=3, best_epoch=2, losses=[0.9, 0.4, 0.3], holdout=[50.0, 60.0, 55.0])
@@ -130,6 +138,13 @@ def test_a_curve_goes_on_where_the_checkpoint_was(tmp_path: Path) -> None:
     ]
     steps(1, 1)
     assert file.read_text().splitlines()[1:] == ["1,1,1,"]
+
+
+def test_a_curve_whose_last_line_was_cut_goes_on_without_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("epoch,step,loss,holdout\n1,9,0.5,\n1,1")
+    CurveReporter(file, JsonReporter(io.StringIO())).step(Progress(step=10), steps=10, loss=2.0)
+    assert file.read_text() == "epoch,step,loss,holdout\n1,9,0.5,\n1,10,2,\n"
 
 
 def test_a_curve_without_a_holdout_has_losses_alone(tmp_path: Path) -> None:

@@ -187,4 +187,7 @@ def test_only_like_is_compared_with_like(desk: Desk, tmp_path: Path) -> None:
     result = desk.run("report", "sst2", *options)
     assert result.code == 64
     assert "--against: stsb:1.0.0 has other fields, labels or another backbone" in result.stderr
+    result = desk.run("report", "sst2", "--out", str(tmp_path), "--against", "sst2:1.0.0")
+    assert result.code == 64
+    assert "--against: sst2:1.0.0 stands beside itself" in result.stderr
     assert not list(tmp_path.iterdir())

@@ -48,6 +48,7 @@ def as_parquet(rows: list[dict[str, str]]) -> bytes:
         ("a.csv.gz", gzip.compress(as_cells(ROWS))),
         ("a.tsv", as_cells(ROWS, "\t")),
         ("a.jsonl", as_json_lines(ROWS)),
+        ("a.jsonl", b"\xef\xbb\xbf" + as_json_lines(ROWS)),
         ("a.jsonl.gz", gzip.compress(as_json_lines(ROWS))),
         ("a.parquet", as_parquet(ROWS)),
     ],
@@ -79,6 +80,9 @@ def test_a_cell_may_be_a_whole_book() -> None:
         ("a.csv.gz", b"text,label\n", r"a\.csv\.gz: expected a gzip'ed file"),
         ("a.jsonl", b'{"text": "a"}\n["a"]\n', r"a\.jsonl, row 2: expected a JSON object, got li"),
         ("a.jsonl", b'{"text": "a"}\n{"text"\n', r"a\.jsonl, row 2: expected a JSON object"),
+        ("a.jsonl", b'{"text": "a \\ud83d"}\n', r"a\.jsonl, row 1: .*surrogates not allowed"),
+        ("a.jsonl", b'{"text": "a \xed\xa0\xbd"}\n', r"a\.jsonl, row 1: expected a JSON object"),
+        ("a.jsonl", b"[" * 100_000, r"a\.jsonl, row 1: expected a JSON object"),
         ("a.parquet", b"text,label\n", r"a\.parquet: expected a Parquet file"),
     ],
 )

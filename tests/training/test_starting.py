@@ -38,6 +38,7 @@ def found_in(rows: list[Row], **choice: object) -> Layout:
     ("cell", "value"),
     [
         ("3", 3), ("3.0", 3), ("0.5", 0.5), (" 7 ", 7), ("-2", -2), (2.0, 2), (True, "true"),
+        ("9007199254740993", 9007199254740993), (9007199254740993, 9007199254740993), ("1e3", 1000),
         ("007", "007"), ("1_000", "1_000"), ("nan", "nan"), ("1e999", "1e999"),
         ("", None), ("  ", None), (None, None), (float("nan"), None), (10**400, None),
         ('["a", "b"]', ["a", "b"]), ("[]", []), ("[sic] he said", "[sic] he said"),
@@ -71,6 +72,13 @@ CASES: dict[str, tuple[list[Row], tuple[str, ...], str, str]] = {
     "dates are no answers": (
         table(body=texts(40), team=["a", "b"] * 20, sent=["2024-01-02", "2024-01-03"] * 20),
         ("body",), "team", "classification",
+    ),
+    "moments are no answers, lines of a log are texts": (
+        table(
+            sent=["2024-01-02 10:00:01.5Z", "1/2/2024 10:00 PM", "2024-01-02T10:00:00 +0100"] * 10,
+            line=[f"2024-01-02 10:00:01 {text}" for text in texts(30)], team=["a", "b", "b"] * 10,
+        ),
+        ("line",), "team", "classification",
     ),
     "a pair": (
         table(premise=texts(20), hypothesis=texts(20), label=[0, 1] * 10),
@@ -157,6 +165,7 @@ def test_labels_are_in_order_numbers_by_size_and_outside_first() -> None:
             "expected one or two columns of texts, got 3; name those that count with --text: a",
         ),
         (table(label=[0, 1] * 10), {}, "expected a column of texts beside label"),
+        ([], {}, "expected a table with rows, got none"),
         (
             table(text=texts(20), label=[0, 1] * 10),
             {"gold": "team"},
@@ -221,6 +230,26 @@ def test_a_plain_answer_becomes_a_span_where_it_stands() -> None:
 def test_labels_in_between_bars_become_lists() -> None:
     rows = table(text=texts(20), topics=["a|b", "b", "a| c", "c"] * 5)
     assert [cells["topics"] for cells in cells_of(rows)[:3]] == [["a", "b"], ["b"], ["a", "c"]]
+
+
+def test_who_says_that_cells_have_several_labels_needs_no_further_proof() -> None:
+    rows = table(text=texts(20), topics=["a", "a;b"] * 10)
+    assert found_in(rows).labels == ("a", "a;b")
+    assert found_in(rows, head="multi_label").labels == ("a", "b")
+
+
+def test_what_is_empty_in_a_list_is_no_label() -> None:
+    rows = table(text=texts(20), labels=[["a", None, " ", float("nan")], ["b"]] * 10)
+    assert found_in(rows).labels == ("a", "b")
+    assert [cells["labels"] for cells in cells_of(rows)[:2]] == [["a"], ["b"]]
+
+
+def test_a_row_with_a_word_or_a_tag_missing_is_left_out() -> None:
+    rows = table(
+        tokens=[["Ada", "in", "Vienna"], ["Ada", " ", "Vienna"], ["Ada", "in", "Rome"]] * 5,
+        tags=[["B-PER", "O", "B-LOC"], ["B-PER", "O", "B-LOC"], ["B-PER", None, "B-LOC"]] * 5,
+    )
+    assert cells_of(rows) == [rows[0]] * 5
 
 
 def test_rows_without_a_text_or_an_answer_are_left_out_and_counted_by_place() -> None:

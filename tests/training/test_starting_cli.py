@@ -138,6 +138,29 @@ def test_named_files_are_the_splits(desk: Desk) -> None:
     assert facts["next"] == f"upt-train run {facts['recipe']}"
 
 
+def test_where_files_are_the_splits_no_column_is(desk: Desk) -> None:
+    rows = [
+        {**row, "split": "test" if number % 4 == 0 else "train"}
+        for number, row in enumerate(sentiment_rows(40, seed=1))
+    ]
+    file = desk.root / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = facts_of(init(desk, file, "--json", "--out", str(desk.root / "told")))
+    assert isinstance(layout := told["layout"], dict)
+    assert (layout["split"], layout["unused"]) == ("split", [])
+    named = facts_of(init(desk, file, "--dev", str(file), "--json"))
+    assert isinstance(layout := named["layout"], dict)
+    assert (layout["split"], layout["unused"]) == (None, ["split"])
+
+
+def test_files_of_one_name_are_counted_together(desk: Desk) -> None:
+    (desk.root / "more").mkdir()
+    train, dev = write_csv(desk.root / "a.csv"), write_csv(desk.root / "more" / "a.csv", 12, seed=2)
+    survey = facts_of(init(desk, train, "--dev", str(dev), "--json"))["survey"]
+    assert isinstance(survey, dict)
+    assert survey["left_out"] == {"a.csv": 2}
+
+
 FORMATS = ("jsonl", "parquet")
 
 
@@ -202,6 +225,8 @@ def test_rare_labels_are_weighted_and_long_rows_read_whole(desk: Desk) -> None:
         (("--name", "sst2"), 64, "the catalogue has a task sst2"),
         (("--name", "No Name"), 64, "--name names another"),
         (("--head", "span"), 64, "expected a question and a context"),
+        (("--text", "body", "--text", "body"), 64, "expected columns that differ"),
+        (("--text", "tone", "--label", "tone"), 64, "expected columns that differ"),
         (("--backbone", "nowhere/at-all"), 66, "nowhere/at-all"),
     ],
 )

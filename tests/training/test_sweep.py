@@ -21,6 +21,7 @@ from upt_training.registration import best_of
 from upt_training.sweep import Sweep, check_choice, read_sweep
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import InvalidInput, InvalidSpec, NotFound
+from upt_zoo.local.files import locked
 from upt_zoo.local.store import Store
 from upt_zoo.manifest import Descriptor
 from upt_zoo.references import Reference
@@ -372,6 +373,34 @@ def test_runs_start_from_what_the_zoo_has_before_the_first(desk: Desk) -> None:
     result = desk.run("sweep", str(file), "--out", str(desk.root / "out"), "--no-ray")
     assert result.code == 0, result.stderr
     assert {record.recipe.initial_adapter for record in records_of(desk).values()} == {str(start)}
+
+
+def test_what_a_sweep_has_registered_is_not_what_it_starts_from_the_next_time(desk: Desk) -> None:
+    assert desk.run("run", desk.write_recipe("sst2", epochs=1)).code == 0
+    (start,) = desk.store.list()
+    desk.write_recipe("sst2", epochs=2)
+    desk.write_recipe("stsb", initial_adapter="sst2", epochs=1)
+    file = write_sweep(desk.root, recipes=["sst2.yaml", "stsb.yaml"])
+    command = ("sweep", str(file), "--out", str(desk.root / "out"), "--no-ray")
+    assert desk.run(*command).code == 0
+    assert [str(each.tag) for each in desk.store.list()] == ["1.0.0", "1.0.1", "1.0.0"]
+    again = desk.run(*command, "--json")
+    assert again.code == 0, again.stderr
+    assert [event["done"] for event in again.events()] == [2]
+    records = records_of(desk)
+    assert records["stsb-unipelt_prompt-from-sst2-seed1"].recipe.initial_adapter == str(start)
+    (desk.root / "out" / "starts.json").write_text("[")
+    damaged = desk.run(*command)
+    assert (damaged.code, "starts.json" in damaged.stderr) == (65, True)
+
+
+def test_a_sweep_that_is_at_work_is_left_alone(desk: Desk) -> None:
+    (desk.root / "out").mkdir()
+    with locked(desk.root / "out" / ".lock", timeout_s=0):
+        result = desk.run(*lay_out_sweep(desk), "--no-ray")
+    assert (result.code, len(result.stderr.splitlines())) == (69, 1)
+    assert f"another process has been writing to {desk.root / 'out'}" in result.stderr
+    assert not (desk.root / "out" / "records").exists()
 
 
 def test_ray_is_asked_for_only_where_it_is(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

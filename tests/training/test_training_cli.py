@@ -24,6 +24,7 @@ from upt_zoo.backbone import Backbone
 from upt_zoo.local.store import Store
 from upt_zoo.nn.encoder import load_encoder
 from upt_zoo.references import Reference
+from upt_zoo.spec import Curve
 from upt_zoo.tasks import TASKS, find_task
 
 METRICS = {
@@ -73,6 +74,10 @@ def test_a_run_publishes_whole_adapters(shared: Desk) -> None:
         record = Record.model_validate_json(
             (shared.root / "records" / f"{stored.name}-unipelt_prompt-seed1.json").read_bytes()
         )
+        assert stored.spec.lineage.curve == Curve.of_run(
+            holdout=record.holdout, losses=record.losses, best_epoch=record.best_epoch
+        )
+        assert len(record.holdout) == len(record.losses) == 2
         held = 24 - record.train_rows
         assert held >= 8
         assert f"{record.train_rows} rows were learnt from. {held} rows of the train" in card

@@ -74,6 +74,8 @@ def test_yes_and_numbers_need_no_quotes() -> None:
         ({"name": "My tickets"}, "name"),
         ({"fields": []}, "fields"),
         ({"fields": ["a", "b", "c"]}, "fields"),
+        ({"fields": ["a", "a"]}, "fields: expected columns that differ from each other"),
+        ({"fields": ["a", "b"], "gold": "b"}, "got a, b and b"),
         ({"files": {"dev": "a.csv"}}, "expected a split train, got dev"),
         ({"labels": None}, "a classification head has labels"),
         ({"labels": ["one"]}, "labels"),

@@ -1,10 +1,16 @@
-"""A user of upt-zoo: a home, settings and an embedded catalogue of their own, all empty."""
+"""A user of upt-zoo: a home, settings and an embedded catalogue of their own, all empty.
 
+And a registry.
+"""
+
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from upt_testing.commands import Run, runner
+from upt_testing.registries import Registry, running_registry
 from upt_zoo import catalogue
 from upt_zoo.local.store import Store
 
@@ -34,3 +40,15 @@ def run(
     empty = Store(home.root.with_name("embedded"), is_read_only=True)
     monkeypatch.setattr(catalogue, "embedded_catalogue", lambda: empty)
     return runner(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with running_registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture
+def remote(registry: Registry) -> str:
+    """A prefix that no other test uses."""
+    return f"oci://{registry.host}/{uuid.uuid4().hex}"

@@ -1,15 +1,12 @@
 """Progress: reported by whoever moves bytes, shown on a terminal and nowhere else."""
 
 import sys
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from upt_testing.adapters import LORA, random_tensors, tiny_spec
 from upt_testing.commands import Run
-from upt_testing.registries import Registry, running_registry
 from upt_zoo.local.store import Store, StoredAdapter
 from upt_zoo.progress import Pieces, silent
 from upt_zoo.references import Reference
@@ -17,17 +14,6 @@ from upt_zoo.remote.bundle import write_bundle
 from upt_zoo.remote.remotes import Remotes
 
 CARD = "# Large\n" + "It grows. " * 200_000  # 2 MB
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with running_registry(tmp_path_factory.mktemp("registry")) as started:
-        yield started
-
-
-@pytest.fixture
-def remote(registry: Registry) -> str:
-    return f"oci://{registry.host}/{uuid.uuid4().hex}"
 
 
 def publish(store: Store) -> StoredAdapter:
@@ -65,6 +51,15 @@ def test_every_blob_is_reported_on_its_way_to_a_registry_and_back(
             blob.size for blob in stored.manifest.blobs
         }
         assert max(len(steps) for steps in seen.steps.values()) > 10
+
+
+def test_a_bundle_needs_a_directory_and_is_told_which(
+    run: Run, home: Store, tmp_path: Path
+) -> None:
+    publish(home)
+    told = run("bundle", "tiny", "--out", str(tmp_path / "none" / "b.tar"))
+    assert (told.code, told.stdout) == (74, "")
+    assert f"no directory {tmp_path / 'none'} for b.tar" in told.stderr
 
 
 def test_a_bundle_is_reported_as_one(home: Store, tmp_path: Path) -> None:

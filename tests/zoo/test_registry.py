@@ -6,7 +6,6 @@ import stat
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,20 +36,8 @@ CARD = "# Tiny\n\nAn adapter for tests: ä.\n"
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with running_registry(tmp_path_factory.mktemp("registry")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("certificate"))
-
-
-@pytest.fixture
-def remote(registry: Registry) -> str:
-    """A prefix that no other test uses."""
-    return f"oci://{registry.host}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture

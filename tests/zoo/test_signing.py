@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from upt_testing.commands import Run
 from upt_testing.fake_registry import FakeRegistry, manifest_route, running_fake
 from upt_testing.keys import Keys, no_password
-from upt_testing.registries import Registry, need, running_registry
+from upt_testing.registries import need
 from upt_testing.stores import publish, resolve
 from upt_zoo.errors import Corrupt, InvalidInput, Unavailable, Untrusted
 from upt_zoo.keys import PrivateKey, PublicKey, signer_of
@@ -51,18 +50,6 @@ def ours(tmp_path: Path) -> Keys:
 @pytest.fixture
 def theirs(tmp_path: Path) -> Keys:
     return Keys(tmp_path, "theirs")
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with running_registry(tmp_path_factory.mktemp("registry")) as started:
-        yield started
-
-
-@pytest.fixture
-def remote(registry: Registry) -> str:
-    """A prefix that no other test uses."""
-    return f"oci://{registry.host}/{uuid.uuid4().hex}"
 
 
 def sign(store: Store, stored: StoredAdapter, *keys: Keys) -> StoredAdapter:

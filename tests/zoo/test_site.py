@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from upt_testing.adapters import BOTTLENECK, LORA, PREFIX, PROMPT, random_tensors, tiny_spec
+from upt_testing.adapters import (
+    BOTTLENECK,
+    CURVE,
+    LORA,
+    PREFIX,
+    PROMPT,
+    random_tensors,
+    tiny_spec,
+    with_curve,
+)
 from upt_testing.commands import Run
 from upt_testing.stores import publish, resolve
 from upt_zoo.errors import AdapterNotFound, Conflict, Corrupt, InvalidInput
@@ -19,9 +28,10 @@ from upt_zoo.local.tags import move_alias, yank
 from upt_zoo.references import Reference
 from upt_zoo.site.assets import POLICY, read_assets
 from upt_zoo.site.cards import parse_card
-from upt_zoo.site.curves import Curve, read_curves
+from upt_zoo.site.curves import read_curves
 from upt_zoo.site.documents import Documents
 from upt_zoo.site.writing import write_site
+from upt_zoo.spec import Curve
 
 RECORDS = Path(__file__).parents[2] / "training" / "records"
 STATIC = Path(read_assets.__code__.co_filename).with_name("static")
@@ -149,6 +159,13 @@ def test_a_card_cannot_bring_markup_scripts_or_images(text: str) -> None:
     check(parse_card(text))
 
 
+def test_of_a_long_card_the_beginning_is_parsed() -> None:
+    assert parse_card("a" * 50_000) == [{"tag": "p", "children": ["a" * 50_000]}]
+    beginning, rest = parse_card("a" * 50_001)
+    assert beginning == {"tag": "p", "children": ["a" * 50_000]}
+    assert "left out" in str(rest)
+
+
 # Curves
 
 
@@ -157,6 +174,7 @@ def test_the_records_of_this_repository_have_curves_of_shipped_adapters() -> Non
     assert curves
     for digest, curve in curves.items():
         assert digest.startswith("sha256:")
+        assert curve.holdout is not None
         assert curve.holdout[curve.best_epoch - 1] == max(curve.holdout)
 
 
@@ -164,8 +182,25 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(Corrupt, match=r"a\.json is not a run record: holdout: Field required"):
         read_curves(tmp_path)
+    record = {"adapter": None, "holdout": [50.0], "best_epoch": 2}
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    with pytest.raises(Corrupt, match="not a run record: best_epoch 2 is none of the epochs"):
+        read_curves(tmp_path)
     with pytest.raises(InvalidInput, match="a folder of run records"):
         read_curves(tmp_path / "nowhere")
+
+
+def test_the_curve_of_the_adapter_goes_before_that_of_a_record(store: Store) -> None:
+    spec = with_curve(tiny_spec(name="c", lora=LORA), CURVE)
+    digest = store.publish(spec, random_tensors(spec, 0), "# C").digest
+    other = Curve(epochs=(1,), losses=(0.5,), best_epoch=1)
+    documents = Documents(store, {digest: other, resolve(store, "b").digest: other})
+    curves = {name: documents.adapter(name, "1.0.0")["curve"] for name in ("a", "b", "c")}
+    assert curves == {
+        "a": None,
+        "b": other.model_dump(mode="json"),
+        "c": CURVE.model_dump(mode="json"),
+    }
 
 
 # The directory
@@ -174,15 +209,26 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
 def test_a_page_holds_assets_and_documents(store: Store, tmp_path: Path) -> None:
     out = tmp_path / "page"
     digest = resolve(store, "b").digest
-    curve = Curve(holdout=[1.0, 2.0], best_epoch=2, train_rows=8, seconds=3.0)
-    assert write_site(store, out, {digest: curve}) == 3
+    assert write_site(store, out, {digest: CURVE}) == 3
     assert read(out / "setup.json") == {"is_live": False}
     assert len(read(out / "data" / "catalogue.json")["adapters"]) == 3
     document = read(out / "data" / "adapters" / "b" / "1.0.0.json")
-    assert document["curve"]["holdout"] == [1.0, 2.0]
+    assert document["curve"] == CURVE.model_dump(mode="json")
     assert POLICY in (out / "index.html").read_text()
     for name in read_assets():
         assert (out / name).is_file()
+
+
+def test_a_page_leaves_out_what_is_damaged(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = tiny_spec(name="c", lora=LORA)
+    damaged = store.publish(spec, random_tensors(spec, 0), "# A card of its own")
+    store.blob_path(damaged.manifest.card.digest).write_bytes(b"x")
+    assert write_site(store, tmp_path / "out") == 3
+    shown = read(tmp_path / "out" / "data" / "catalogue.json")["adapters"]
+    assert [each["name"] for each in shown] == ["a", "a", "b"]
+    assert "left out of the page" in caplog.text
 
 
 def test_a_page_replaces_an_earlier_one_and_nothing_else(store: Store, tmp_path: Path) -> None:

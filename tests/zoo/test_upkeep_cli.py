@@ -157,6 +157,8 @@ def test_diff_names_what_differs(run: Run, home: Store) -> None:
     text = run("diff", "tiny:1.0.0", "tiny:1.0.1").stdout
     assert "lora.q.a" in text
     assert "differs by" in text
+    same = run("diff", "tiny:1.0.0", "tiny:1.0.0").stdout.splitlines()[1:]
+    assert [line.split()[-2:] for line in same] == [["tensors", "equal"]]
     found = json.loads(run("diff", "tiny:1.0.0", "tiny:1.0.0", "--json").stdout)
     assert found["facts"] == []
     assert {each["verdict"] for each in found["tensors"]} == {"equal"}

@@ -1,5 +1,7 @@
 """The card of an adapter: Markdown for people, made from the spec alone."""
 
+import json
+
 from pydantic import JsonValue
 
 from upt_zoo.entities import entity_labels
@@ -46,7 +48,10 @@ def write_card(spec: AdapterSpec, *, train_rows: int, holdout_rows: int) -> str:
         f"Overlap with the backbone's own data: {lineage.backbone_overlap or 'none known'}.",
         "## Recipe",
         f"Seed {lineage.seed}, {lineage.precision} products, upt {lineage.code_version}.",
-        _table(("key", "value"), [(key, _shown(value)) for key, value in lineage.recipe.items()]),
+        _table(
+            ("key", "value"),
+            [(key, _shown(value)) for key, value in lineage.recipe.items() if value is not None],
+        ),
     ]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
 
@@ -80,7 +85,9 @@ def _quality(lineage: Lineage) -> list[str]:
 
 def _shown(value: JsonValue) -> str:
     """Spell a recipe's value; of a task of one's own, which the card describes, the name."""
-    return str(value["name"]) if isinstance(value, dict) and "name" in value else str(value)
+    if isinstance(value, dict) and "name" in value:
+        return str(value["name"])
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -1,5 +1,6 @@
 """Plots of runs and adapters, as SVG; equal figures give equal bytes."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +22,11 @@ _MOST_CELLS_WITH_NUMBERS = 400
 def save(figure: Figure, file: Path) -> Path:
     """Write a figure as SVG, making its folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context({"svg.hashsalt": "upt", "svg.fonttype": "none", "font.size": 10}):
+    with (
+        mpl.rc_context({"svg.hashsalt": "upt", "svg.fonttype": "none", "font.size": 10}),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # who shows the SVG has the fonts
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file
 
@@ -135,8 +140,9 @@ def _heat_map(
     axis = figure.subplots()
     image = axis.imshow(shades, vmin=0, vmax=1, cmap="Blues", aspect="auto")
     figure.colorbar(image, ax=axis)
-    axis.set_xticks(range(len(across)), across, rotation=45, ha="right")
-    axis.set_yticks(range(len(down)), down)
+    # a label with two dollars is no formula
+    axis.set_xticks(range(len(across)), across, rotation=45, ha="right", parse_math=False)
+    axis.set_yticks(range(len(down)), down, parse_math=False)
     axis.set(xlabel=x_label, ylabel=y_label)
     if len(across) * len(down) <= _MOST_CELLS_WITH_NUMBERS:
         for y, row in enumerate(numbers):

@@ -79,7 +79,8 @@ class CurveReporter:
         self._is_open = True
         self._file.parent.mkdir(parents=True, exist_ok=True)
         lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
-        kept = [line for line in lines[1:] if int(line.split(",")[1]) < step]
+        rows = [line for line in lines[1:] if line.count(",") == 3]  # the last may have been cut
+        kept = [line for line in rows if int(line.split(",")[1]) < step]
         whole = "".join(f"{line}\n" for line in ("epoch,step,loss,holdout", *kept))
         self._file.write_text(whole, encoding="utf-8")
 
@@ -96,17 +97,18 @@ class TableReporter:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} steps, {task.fields[loss]}"),
+            TextColumn("{task.fields[said]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._task = self._bar.add_task("training", loss="")
+        self._task = self._bar.add_task("training", total=None, said="")
         self._measured: dict[int, Mapping[str, float]] = {}
         live.update(self._bar)
 
     def step(self, progress: RunProgress, *, steps: int, loss: float) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=progress.step, total=steps, loss=f"loss {loss:.3f}")
+        said = f"{progress.step}/{steps} steps, loss {loss:.3f}"
+        self._bar.update(self._task, completed=progress.step, total=steps, said=said)
 
     def epoch(self, progress: RunProgress, *, holdout: Mapping[str, float] | None) -> None:
         """Add a row."""

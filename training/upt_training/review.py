@@ -42,10 +42,13 @@ def review(
     The ``worst`` mistakes are kept.
 
     Raises:
-        InvalidInput: ``against`` answers with other labels or has another backbone.
+        InvalidInput: ``against`` is the adapter itself, or answers with other labels or by another
+            backbone.
         UptError: an adapter or the backbone cannot be found or read.
     """
     other = rival_of(store, stored) if against is None else store.resolve(against)
+    if other is not None and other.digest == stored.digest:
+        raise InvalidInput(f"--against: {stored.reference} stands beside itself; name another one")
     if other is not None and not is_comparable(stored, other):
         raise InvalidInput(
             f"--against: {other.reference} has other fields, labels or another backbone than "

@@ -65,8 +65,10 @@ def _json_rows(file: Path, data: bytes) -> Iterator[Row]:
     lines = io.BytesIO(data)  # bytes, because text has more line ends than \n
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-        except ValueError as error:
+            row = json.loads(line.decode("utf-8-sig"))
+            if b"\\u" in line:  # which may be half of a pair: no text, nobody can write it
+                json.dumps(row, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
             raise InvalidInput(f"{file}, row {number}: expected a JSON object ({error})") from error
         if not isinstance(row, dict):
             raise InvalidInput(

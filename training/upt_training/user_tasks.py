@@ -89,6 +89,16 @@ class UserTask(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        columns = (*self.fields, self._gold_column)
+        if len(set(columns)) < len(columns):
+            raise ValueError(
+                f"fields: expected columns that differ from each other and from that of the "
+                f"answers, got {', '.join(self.fields)} and {self._gold_column}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _metrics_fit_the_head(self) -> Self:
         known = _METRICS[self.head]
         if not set(self.metrics) <= set(known):
@@ -114,9 +124,13 @@ class UserTask(BaseModel):
             adapter_licence=self.adapter_licence,
             files=FileSource(
                 paths=dict(self.files),
-                gold=self.gold or _GOLD.get(self.head, "label"),
+                gold=self._gold_column,
             ),
         )
+
+    @property
+    def _gold_column(self) -> str:
+        return self.gold or _GOLD.get(self.head, "label")
 
     def moved(self, folder: PurePosixPath) -> Self:
         """Return it with the files of ``folder``, where its own description stands."""

@@ -42,14 +42,6 @@ _GC_THRESHOLD = 200_000  # looking for cycles among 10,000 adapters takes a fift
 app = make_app(
     "Find, fetch, check and explain adapters. An adapter is named [remote/]name[:version]."
 )
-add_remote_commands(app)
-add_tag_commands(app)
-add_interop_commands(app)
-add_finding_commands(app)
-add_explaining_commands(app)
-add_upkeep_commands(app)
-add_signing_commands(app)
-add_site_commands(app)
 
 
 def main() -> None:
@@ -98,8 +90,10 @@ def list_adapters(
     if as_json:
         print_json([*facts])
     else:
-        header = ("adapter", "method", "metrics", "size", "digest", "tags")
-        print_table(header, map(_list_row, facts), empty=nothing_in(store.root))
+        rows = [*map(_list_row, facts)]
+        shown = slice(None if any(row[-1] for row in rows) else -1)
+        header = ("adapter", "method", "metrics", "size", "tags")
+        print_table(header[shown], [row[shown] for row in rows], empty=nothing_in(store.root))
     if any("damage" in each for each in facts):
         raise typer.Exit(EXIT_CODES[Corrupt])
 
@@ -129,15 +123,25 @@ def _listed_facts(store: "Store", listing: "Listing", listed: "Listed") -> "dict
 def _list_row(facts: "Mapping[str, Any]") -> tuple[str, ...]:
     reference = f"{facts['name']}:{facts['version']}"
     if "damage" in facts:
-        return reference, "damaged", facts["damage"], "", "", ""
+        return reference, "damaged", facts["damage"], "", ""
     return (
         reference,
         facts["method"],
         format_metrics(facts["metrics"]),
         format_size(facts["size_bytes"]),
-        facts["digest"].removeprefix("sha256:")[:12],
         ", ".join([*facts["aliases"], *(["yanked"] if facts["yanked"] else [])]),
     )
+
+
+# the help lists them in this order
+add_explaining_commands(app)
+add_finding_commands(app)
+add_tag_commands(app)
+add_remote_commands(app)
+add_signing_commands(app)
+add_interop_commands(app)
+add_upkeep_commands(app)
+add_site_commands(app)
 
 
 if __name__ == "__main__":

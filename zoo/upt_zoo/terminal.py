@@ -19,6 +19,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,8 @@ from upt_zoo.errors import (
 
 UNEXPECTED = 70
 _MANY_ROWS = 500  # rich takes half a millisecond a row to find out how wide it is
+_GAP = 2  # blanks between two columns
+_NARROW = 16  # the widest column is folded alone while it keeps as many letters
 EXIT_CODES: dict[type[Exception], int] = {
     InvalidInput: 64,
     Corrupt: 65,
@@ -105,6 +108,8 @@ def print_table(
 ) -> None:
     """Print rows in columns, as wide as the terminal; many rows, as wide as they are.
 
+    Where they do not fit, the widest column is folded, and the others if that is not enough.
+
     ``empty`` is said instead, on stderr, where there are no rows.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
@@ -118,12 +123,18 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    widths = _widths([list(header), *rows] if header else rows)
+    widest = widths.index(max(widths)) if widths else 0
+    others = sum(widths) - max(widths, default=0) + _GAP * (len(widths) - 1)
+    is_roomy = console.width - others >= _NARROW
     table = Table(box=None, pad_edge=False, show_header=header is not None)
-    for title in header or ():
-        table.add_column(title, overflow="fold")
+    for index in range(len(widths)):
+        title = header[index] if header else ""
+        table.add_column(title, overflow="fold", no_wrap=is_roomy and index != widest)
     for row in rows:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    console.print(table)
 
 
 def format_size(size_bytes: int) -> str:
@@ -155,12 +166,16 @@ def _hush(
 
 
 def _print_columns(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = _widths(rows)
     lines = (
         " ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
     typer.echo("\n".join(lines))
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
 
 
 def _message(error: Exception, program: str) -> str:

@@ -15,13 +15,20 @@ from upt_server.access.quotas import RateLimit
 from upt_server.access.scopes import Need
 from upt_server.access.tokens import ALL_ADAPTERS, Scope, Token, TokenFile
 from upt_server.scheduling import PRIORITIES, Priority
-from upt_zoo.errors import Forbidden, InvalidInput, Overloaded, Unauthenticated
+from upt_zoo.errors import (
+    AdapterNotFound,
+    Forbidden,
+    InvalidInput,
+    Overloaded,
+    Unauthenticated,
+)
 
 _SCHEME = "bearer "
 _MAX_SECRET_CHARS = 256
 # open at once by one token; of all callers together a server takes 1024 each over gRPC and HTTP
 _MAX_CALLS, _MAX_STREAMS = 512, 64
 _SAID = "expected `authorization: Bearer TOKEN` with a token of this server"
+_NOT_HERE = "no such adapter, version or tag; `upt-server ls` lists what this token may ask"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +153,22 @@ class Access:
         Raises:
             Forbidden: only of some.
         """
-        token = self.caller().token
-        if token is not None and ALL_ADAPTERS not in token.adapters:
+        if not self._may_know_all():
             raise Forbidden("this call tells of all adapters; use a token for *")
+
+    @contextmanager
+    def discreet(self) -> Iterator[None]:
+        """Let no error name adapters that the caller may not ask.
+
+        Raises:
+            AdapterNotFound: as it came to who may know all, else in words that name none.
+        """
+        try:
+            yield
+        except AdapterNotFound:
+            if self._may_know_all():
+                raise
+            raise AdapterNotFound(_NOT_HERE) from None
 
     def count_call(self) -> None:
         """Count one prediction of the caller against its rate, by what the tokens say now.
@@ -223,6 +243,10 @@ class Access:
             yield
         finally:
             usage.queued_tokens -= tokens
+
+    def _may_know_all(self) -> bool:
+        token = self.caller().token
+        return token is None or ALL_ADAPTERS in token.adapters
 
     def _authenticate(self, authorization: Sequence[str]) -> Token | None:
         if self._tokens is None:

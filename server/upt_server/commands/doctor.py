@@ -11,10 +11,15 @@ from upt_server.options import (
     GrpcPort,
     Host,
     HttpPort,
+    Insecure,
     Threads,
+    TlsCert,
+    TlsClientCa,
+    TlsKey,
     WantedBackbone,
     WantedPrecision,
     WantedRunner,
+    server_tls,
 )
 from upt_server.run_defaults import GRPC_PORT, HOST, HTTP_PORT, runner_cache_file
 from upt_zoo.errors import Unavailable
@@ -33,6 +38,10 @@ def doctor(
     runner: WantedRunner = "auto",
     device: Device = "cpu",
     threads: Threads = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    insecure: Insecure = False,
     as_json: Annotated[
         bool, typer.Option("--json", envvar=f"{VARIABLES}_JSON", help="Print JSON.")
     ] = False,
@@ -56,6 +65,8 @@ def doctor(
             runner_cache=runner_cache_file(),
             device=device,
             threads=threads,
+            tls=server_tls(tls_cert, tls_key, tls_client_ca),
+            is_insecure=insecure,
         )
     )
     print_findings(findings, as_json=as_json)

@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2
 from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from upt_protos.oip import open_inference_pb2
 from upt_protos.v1 import inference_pb2
@@ -23,6 +24,20 @@ _SERVICES = (
     open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
     health_pb2.DESCRIPTOR.services_by_name["Health"],
 )
+
+
+class Unprefixed:
+    """Takes Ray's ``route_prefix`` off the paths, which say what a call may do."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on."""
+        if scope["type"] == "http":
+            path = scope["path"].removeprefix(scope["root_path"])
+            scope = {**scope, "path": path or "/", "root_path": ""}
+        await self._app(scope, receive, send)
 
 
 @serve.ingress()
@@ -42,6 +57,7 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Return what answers over HTTP."""
+        self._server.application.add_middleware(Unprefixed)
         return self._server.application
 
 

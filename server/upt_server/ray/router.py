@@ -11,6 +11,8 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 from upt_protos.oip import open_inference_pb2
 from upt_protos.v1 import inference_pb2
 from upt_server.affinity import AffinityRouter
+from upt_zoo.errors import InvalidReference
+from upt_zoo.references import Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,10 @@ def adapter_of(call: PendingRequest) -> str:
     if not named and call.metadata.is_grpc_request:
         # what the proxy, this process, has just pickled for the replica
         named = _first_in(getattr(pickle.loads(call.args[0]), "user_request_proto", None))
-    return named.partition("@")[0].partition(":")[0]
+    try:
+        return Reference.parse(named).name
+    except InvalidReference:  # which the replica says
+        return ""
 
 
 def _first_in(message: object) -> str:

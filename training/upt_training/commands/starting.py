@@ -92,10 +92,13 @@ def init(
     files = {split: file for split, file in named.items() if file is not None}
     rows = {split: read_rows(file) for split, file in files.items()}
     columns = columns_of([row for some in rows.values() for row in some])
-    layout = detect(columns, Choice(texts=tuple(text or ()), gold=label, head=head))
+    choice = Choice(texts=tuple(text or ()), gold=label, head=head, has_files=len(files) > 1)
+    layout = detect(columns, choice)
     usable = {split: labelled_rows(layout, files[split].name, some) for split, some in rows.items()}
     splits = splits_of(layout, usable, seed=seed)
-    left_out = {file.name: len(rows[split]) - len(usable[split]) for split, file in files.items()}
+    left_out = dict.fromkeys((file.name for file in files.values()), 0)  # some may have one name
+    for split, file in files.items():
+        left_out[file.name] += len(rows[split]) - len(usable[split])
     found = survey(layout, splits, left_out=left_out)
     task = make_task(name or _name_of(table), table.name, layout, list(splits))
     known = resolve_backbone(backbone or EMBEDDED_HUB_ID)

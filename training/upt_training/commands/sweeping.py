@@ -10,8 +10,10 @@ import typer
 
 from upt_training.commands.pinning import pin_start
 from upt_training.options import DataFolder, NoPublish, Threads
-from upt_zoo.errors import InvalidInput
+from upt_zoo.errors import Corrupt, InvalidInput
 from upt_zoo.options import AsJson, Home
+
+_LOCK_S = 1.0  # a sweep takes hours: who finds another one at work does not wait for it
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +62,7 @@ def sweep(
     from upt_training.registration import best_of, register
     from upt_training.sweep import check_choice, read_sweep
     from upt_zoo.catalogue import home_store
+    from upt_zoo.local.files import locked
     from upt_zoo.local.store import Store
 
     is_installed = importlib.util.find_spec("ray") is not None
@@ -70,15 +73,17 @@ def sweep(
     if not no_publish:
         check_choice([run.recipe for run in planned])
     out = out.absolute()
-    jobs = [
-        _job(run, start, out, max_minutes=wanted.max_minutes, threads=threads)
-        for run, start in _starts(context, planned, home)
-    ]
-    records, failures = _do(jobs, as_json=as_json, ray=is_installed if ray is None else ray)
-    published: list[str] = []
-    if not (failures or no_publish):
-        best = register(best_of(records), Store(out / "adapters"), home_store(home))
-        published = [f"{stored.reference}@{stored.digest}" for stored in best]
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / ".lock", timeout_s=_LOCK_S):
+        jobs = [
+            _job(run, start, out, max_minutes=wanted.max_minutes, threads=threads)
+            for run, start in _starts(context, planned, out / "starts.json", home)
+        ]
+        records, failures = _do(jobs, as_json=as_json, ray=is_installed if ray is None else ray)
+        published: list[str] = []
+        if not (failures or no_publish):
+            best = register(best_of(records), Store(out / "adapters"), home_store(home))
+            published = [f"{stored.reference}@{stored.digest}" for stored in best]
     _print(records, published, as_json=as_json)
     if failures:
         raise failures[0]
@@ -88,19 +93,45 @@ _Start = tuple["Recipe", "Mapping[str, Array] | None"]
 
 
 def _starts(
-    context: typer.Context, planned: "Sequence[Planned]", home: Path | None
+    context: typer.Context, planned: "Sequence[Planned]", file: Path, home: Path | None
 ) -> "list[tuple[Planned, _Start]]":
-    """Pin what each run starts from; no run starts from what another one of the sweep gives."""
+    """Pin what each run starts from; no run starts from what another one of the sweep gives.
+
+    ``file`` keeps the pins: what a sweep has registered is not what it starts from the next time.
+    """
+    from upt_zoo.local.files import replace_file
+
+    pins = _read_pins(file)
     known: dict[tuple[str | None, str], _Start] = {}
     found = []
     for run in planned:
-        key = (run.recipe.initial_adapter, run.recipe.backbone)
+        recipe, wanted = run.recipe, run.recipe.initial_adapter
+        key = (wanted, recipe.backbone)
         if key not in known:
-            known[key] = pin_start(context, run.recipe, home)
+            known[key] = pin_start(context, _from(recipe, pins.get(wanted, wanted)), home)
         pinned, tensors = known[key]
-        changes = {"initial_adapter": pinned.initial_adapter}
-        found.append((run, (run.recipe.model_copy(update=changes), tensors)))
+        if wanted is not None:
+            pins[wanted] = pinned.initial_adapter
+        found.append((run, (_from(recipe, pinned.initial_adapter), tensors)))
+    if pins:
+        replace_file(file, json.dumps(pins, indent=2).encode())
     return found
+
+
+def _from(recipe: "Recipe", start: str | None) -> "Recipe":
+    return recipe.model_copy(update={"initial_adapter": start})
+
+
+def _read_pins(file: Path) -> dict[str | None, str | None]:
+    """Return which adapter each reference of the recipes has meant since the sweep began."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if not file.exists():
+        return {}
+    try:
+        return TypeAdapter(dict[str | None, str | None]).validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise Corrupt(f"{file}: expected references and what they mean; remove it") from error
 
 
 def _job(

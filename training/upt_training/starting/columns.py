@@ -15,7 +15,9 @@ from upt_training.row_files import Row
 
 _KEY_NAMES = ("id", "idx", "index", "key", "row", "uid", "guid", "uuid")
 _NO_NUMBER = re.compile(r"[+-]?0\d|.*_")
-_DATE = re.compile(r"\d{4}-\d\d?-\d\d?|\d\d?[./-]\d\d?[./-]\d{2,4}")
+_DATE = re.compile(  # with its time, and nothing behind: a line of a log is a text
+    r"(\d{4}-\d\d?-\d\d?|\d\d?[./-]\d\d?[./-]\d{2,4})([T ][\d:.,+ -]*(Z|UTC|GMT|[AP]M)?)?", re.I
+)
 Kind = Literal["text", "number", "date", "list", "object", "nothing"]
 
 
@@ -98,7 +100,7 @@ def _kind(value: object) -> Kind:
         return "list"
     if isinstance(value, Mapping):
         return "object"
-    return "date" if isinstance(value, date) or _DATE.match(str(value)) else "text"
+    return "date" if isinstance(value, date) or _DATE.fullmatch(str(value).strip()) else "text"
 
 
 def _number(value: str | float) -> int | float | None:
@@ -111,7 +113,12 @@ def _number(value: str | float) -> int | float | None:
         return None
     if not math.isfinite(number):
         return None
-    return int(number) if number.is_integer() else number
+    if not number.is_integer():
+        return number
+    try:
+        return int(value)  # a float has 53 bits of it
+    except ValueError:  # such as 1e3
+        return int(number)
 
 
 def _parsed(text: str) -> object:

@@ -43,11 +43,15 @@ _FOUND_SHARE = 0.9  # of the answers that stand in their context, where they are
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What the user said; the rest is looked for."""
+    """What the user said; the rest is looked for.
+
+    With ``has_files`` each split has a file of its own, and no column tells them apart.
+    """
 
     texts: tuple[str, ...] = ()
     gold: str | None = None
     head: HeadKind | None = None
+    has_files: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,8 @@ def detect(columns: Sequence[Column], choice: Choice) -> Layout:
         InvalidInput: it cannot be told, or the choice does not fit; the message names the option
             that decides.
     """
+    if not columns:
+        raise InvalidInput("expected a table with rows, got none")
     _check_names(columns, choice)
     split = next((each.name for each in columns if _is_split(each)), None)
     left = [each for each in columns if each.name != split and each.filled]
@@ -100,7 +106,10 @@ def detect(columns: Sequence[Column], choice: Choice) -> Layout:
     _check_fields(fields, head)
     starts = [each.name for each in others if each.name.lower() in _START_NAMES]
     start = starts[0] if head == "span" and gold.kind == "text" and starts else None
-    separator = _separator(gold) if head == "multi_label" and gold.kind == "text" else None
+    separator = None
+    if head == "multi_label" and gold.kind == "text":
+        separator = _separator(gold, is_sure=choice.head == head)
+    split = None if choice.has_files else split
     used = {*fields, gold.name, start, split}
     return Layout(
         fields=fields,
@@ -138,7 +147,7 @@ def labels_of(gold: Column, separator: str | None) -> tuple[str, ...]:
 def parts_of(value: object, separator: str | None = None) -> list[str]:
     """Return the labels in a cell, none of an empty one."""
     if isinstance(value, list):
-        return [str(value_of(part)).strip() for part in value]
+        return [str(part).strip() for part in map(value_of, value) if part is not None]
     text = "" if value is None else str(value)
     parts = text.split(separator) if separator else [text]
     return [part.strip() for part in parts if part.strip()]
@@ -240,12 +249,15 @@ def _head_of_texts(gold: Column, others: Sequence[Column]) -> tuple[HeadKind, st
     return "classification", f"{gold.name} has {gold.distinct} different texts"
 
 
-def _separator(gold: Column) -> str | None:
-    """Return what stands between labels: with it there are fewer different ones than cells."""
+def _separator(gold: Column, *, is_sure: bool = False) -> str | None:
+    """Return what stands between labels: with it there are fewer different ones than cells.
+
+    That there are several labels in a cell may be known for sure.
+    """
     cells = {str(value) for value in gold.values if value is not None}
     for separator in _SEPARATORS:
         parts = {part for cell in cells for part in parts_of(cell, separator)}
-        if any(separator in cell for cell in cells) and len(parts) < len(cells):
+        if any(separator in cell for cell in cells) and (is_sure or len(parts) < len(cells)):
             return separator
     return None
 

@@ -48,7 +48,9 @@ def make_task(name: str, title: str, layout: Layout, splits: Sequence[str]) -> U
         )
     except ValidationError as error:
         reasons = all_reasons(error, UserTask.model_fields)
-        raise InvalidSpec(f"task {name}: {reasons}; --name names another") from error
+        raise InvalidSpec(
+            f"task {name}: {reasons}; --name names another task, --text and --label other columns"
+        ) from error
 
 
 def lengths_of(task: UserTask, rows: Sequence[Labelled], tokenizer: Tokenizer) -> list[int]:

@@ -55,7 +55,9 @@ def _text(layout: Layout, cell: object) -> JsonValue:
     """Return a text as it is written, of a token classification a list of words."""
     if layout.head == "token_classification":
         words = value_of(cell)
-        return [str(word) for word in words] if isinstance(words, list) else None
+        if not isinstance(words, list) or any(value_of(word) is None for word in words):
+            return None
+        return [str(word) for word in words]
     return None if cell is None or not str(cell).strip() else str(cell)
 
 
@@ -66,8 +68,11 @@ def _gold(layout: Layout, row: Row) -> JsonValue:
         return None
     if layout.head == "span":
         return _span(layout, row, value)
-    if layout.head in ("multi_label", "token_classification"):
+    if layout.head == "multi_label":
         return list(parts_of(value, layout.separator))
+    if layout.head == "token_classification":
+        tags, words = parts_of(value), value_of(row.get(layout.fields[0]))
+        return list(tags) if isinstance(words, list) and len(words) == len(tags) else None
     if layout.head == "classification":
         return next(iter(parts_of(value)), None)
     return value if isinstance(value, int | float) else None

@@ -22,14 +22,14 @@ def splits_of(
 ) -> dict[str, list[Labelled]]:
     """Return the rows of each split: ``train``, ``dev`` and perhaps ``test``, in this order.
 
-    ``files`` has the rows of each file that was named. The column of splits counts where there is
-    one file; dev rows that nobody named are split off the train rows.
+    ``files`` has the rows of each file that was named, a single one where the layout has a column
+    of splits; dev rows that nobody named are split off the train rows.
 
     Raises:
         InvalidInput: a split of an unknown name, or too few train rows.
     """
     splits = {name: list(rows) for name, rows in files.items()}
-    if layout.split is not None and len(files) == 1:
+    if layout.split is not None:
         splits = _told_apart(layout.split, splits["train"])
     train = splits["train"]
     if len(train) < _LEAST_ROWS:

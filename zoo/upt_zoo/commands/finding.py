@@ -88,7 +88,9 @@ def diff(
         )
         return
     rows = [(each.field, _value(each.first), _value(each.second)) for each in facts]
-    rows += [(each.name, _verdict(each), "") for each in tensors]
+    rows += [(each.name, _verdict(each), "") for each in tensors if each.verdict != "equal"]
+    equal = sum(each.verdict == "equal" for each in tensors)
+    rows += [(f"{equal} of {len(tensors)} tensors", "equal", "")] if equal else []
     print_table(("", one.reference, other.reference), rows)
 
 

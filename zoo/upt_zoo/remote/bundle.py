@@ -30,7 +30,10 @@ def write_bundle(
     Raises:
         AdapterNotFound: the store lacks one of them.
         Corrupt: the store's bytes are damaged.
+        FileNotFoundError: the file's directory is not there.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no directory {path.parent} for {path.name}; make it first")
     with tempfile.TemporaryDirectory(prefix=".upt-", dir=path.parent) as folder:
         layout = Store(Path(folder) / "layout")
         stored = tuple(layout.copy_from(store, reference) for reference in references)

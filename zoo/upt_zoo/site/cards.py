@@ -14,15 +14,19 @@ _ELEMENTS = {
     *("strong", "em", "code", "pre", "a", "table", "thead", "tbody", "tr", "th", "td"),
 }
 _SCHEMES = ("https://", "http://")
+_MAX_CHARS = 50_000  # parsing some texts takes a second then, and four times as long for twice that
+_REST = "The rest of this card is left out here: upt-zoo show prints it."
 
 
 def parse_card(text: str) -> list[JsonValue]:
     """Parse Markdown into a list of texts and ``{"tag", "children", "href"}``; HTML in it is text.
 
-    Only ``a`` has ``href``, an address on the web.
+    Only ``a`` has ``href``, an address on the web. Of a card of more than 50,000 characters it is
+    the beginning, and a note that says so.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    return _read_all(SyntaxTreeNode(parser.parse(text)).children)
+    tree = _read_all(SyntaxTreeNode(parser.parse(text[:_MAX_CHARS])).children)
+    return [*tree, {"tag": "p", "children": [_REST]}] if len(text) > _MAX_CHARS else tree
 
 
 def _read_all(nodes: Sequence[SyntaxTreeNode]) -> list[JsonValue]:

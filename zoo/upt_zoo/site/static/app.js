@@ -19,7 +19,7 @@ let close = () => {};
 /** Read `#/path/to?key=value`. */
 function readAddress() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  return { path: path.split("/").map(decodeURIComponent), query: new URLSearchParams(query) };
+  return { path: path.split("/"), query: new URLSearchParams(query) };
 }
 
 async function route(setup) {
@@ -108,6 +108,8 @@ function askForToken(why) {
     id: "token-field",
     autocomplete: "off",
     required: true,
+    pattern: "\\s*[!-~]+\\s*", // all that fits into a header
+    title: "One token, as upt-server token create prints it",
     spellcheck: "false",
   });
   const cancel = h(

@@ -2,7 +2,7 @@
 
 import { getJson } from "./api.js";
 import { announce, h, show, withVariables } from "./dom.js";
-import { count, headName, plural, score, size } from "./text.js";
+import { count, headName, plural, purpose, score, size } from "./text.js";
 
 const SHOWN = 60;
 const WIDE = "(min-width: 34rem)"; // where filters do not push the adapters off the screen
@@ -32,7 +32,8 @@ const FILTERS = [
 export function newestOf(adapters) {
   const newest = new Map();
   for (const each of adapters) {
-    if (!each.yanked || (newest.get(each.name)?.yanked ?? true)) newest.set(each.name, each);
+    const before = newest.get(each.name);
+    if (!each.yanked || !before || before.yanked) newest.set(each.name, each);
   }
   return [...newest.values()];
 }
@@ -181,7 +182,7 @@ function makeCard(adapter) {
       h("h2", {}, h("a", { class: "cover", href: address }, adapter.name)),
       h("span", { class: "pill" }, adapter.version),
     ),
-    h("p", { class: "grow" }, adapter.description || adapter.data),
+    h("p", { class: "grow" }, purpose(adapter.description, adapter.head, adapter.labels)),
     makeScore(adapter),
     h(
       "p",
@@ -190,7 +191,7 @@ function makeCard(adapter) {
         headName(adapter.head),
         adapter.method,
         size(adapter.size_bytes),
-        adapter.licence,
+        `licence ${adapter.licence}`,
         ...adapter.aliases,
       ].map((text) => h("span", {}, text)),
       adapter.yanked ? h("span", { class: "warn" }, "yanked") : null,

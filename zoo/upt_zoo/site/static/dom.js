@@ -29,6 +29,15 @@ export function announce(text) {
   document.getElementById("status").textContent = text;
 }
 
+/** Return what begins a turn and returns whether that is still the last one begun. */
+export function takeTurns() {
+  let last = 0;
+  return () => {
+    const own = ++last;
+    return () => own === last;
+  };
+}
+
 function fill(element, properties, children) {
   for (const [name, value] of Object.entries(properties)) {
     if (typeof value === "function") element.addEventListener(name, value);

@@ -107,8 +107,8 @@ function makeView() {
     error: h("p", { class: "error", role: "alert", hidden: true }),
     tiles: h("div", { class: "grid tiles" }),
     charts: h("div", { class: "grid plots" }),
-    residents: h("div", {}),
-    adapters: h("div", {}),
+    residents: h("div", { class: "grid" }),
+    adapters: h("div", { class: "grid" }),
   };
   const part = (title, content) => h("section", { class: "panel" }, h("h2", {}, title), content);
   view.element = h(
@@ -129,8 +129,8 @@ function makeView() {
 
 async function makeCharts(parent) {
   const wanted = [
-    { title: "Inputs a second", lines: ["all", "failed"], keys: ["requests", "failed"] },
-    { title: "Time of a call, ms", lines: ["median", "95 %"], keys: ["median", "slow"] },
+    { title: "Inputs a second", lines: ["failed", "all"], keys: ["failed", "requests"] },
+    { title: "Time of a call, ms", lines: ["95 %", "median"], keys: ["slow", "median"] },
     { title: "Fill of a batch, %", lines: ["tokens of the most"], keys: ["fill"], highest: 100 },
     { title: "Rows that wait", lines: ["rows"], keys: ["waiting"] },
   ];
@@ -161,7 +161,7 @@ async function makeCharts(parent) {
 function makeTiles(moment, samples) {
   const memory = total(samples, "upt_adapter_bytes");
   const limit = total(samples, "upt_limit", { of: "adapter_bytes" }) || 1;
-  const unknown = (value, write) => (value === null ? "–" : write(value));
+  const { median, slow, rows, distinct, fill } = moment;
   const tiles = [
     [
       "Inputs a second",
@@ -170,13 +170,15 @@ function makeTiles(moment, samples) {
     ],
     [
       "Median call",
-      unknown(moment.median, milliseconds),
-      `95 % within ${unknown(moment.slow, milliseconds)}`,
+      median === null ? "–" : milliseconds(median),
+      slow === null ? "no call just now" : `95 % within ${milliseconds(slow)}`,
     ],
     [
       "Rows of a batch",
-      unknown(moment.rows, (rows) => rows.toFixed(1)),
-      `${unknown(moment.distinct, (many) => many.toFixed(1))} adapters, ${unknown(moment.fill, (fill) => `${fill.toFixed(0)} %`)} full`,
+      rows === null ? "–" : rows.toFixed(1),
+      rows === null
+        ? "no batch just now"
+        : `${distinct.toFixed(1)} adapters, ${fill.toFixed(0)} % full`,
     ],
     ["Memory for adapters", size(memory), `${percent(memory / limit)} of ${size(limit)}`],
   ];
@@ -197,7 +199,7 @@ function makeAdapters(samples) {
     .slice(0, 20);
   if (asked.length === 0) return h("p", { class: "muted" }, "Nobody has asked yet.");
   const most = asked[0][1] || 1;
-  return h(
+  const bars = h(
     "div",
     { class: "bars" },
     asked.map(([name, inputs]) => {
@@ -213,11 +215,12 @@ function makeAdapters(samples) {
         h(
           "span",
           { class: "number" },
-          `${count(inputs)}${ms === null ? "" : `, ${milliseconds(ms * 1000)}`}`,
+          `${count(inputs)}${ms === null ? "" : ` × ${milliseconds(ms * 1000)}`}`,
         ),
       );
     }),
   );
+  return [h("p", { class: "muted small" }, "Inputs since the start, and their mean time."), bars];
 }
 
 function makeResidents({ adapters }) {

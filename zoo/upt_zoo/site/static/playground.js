@@ -3,9 +3,9 @@
 import { getJson, postJson } from "./api.js";
 import { makeAnswer, makeGateMap } from "./answers.js";
 import { newestOf } from "./catalogue.js";
-import { announce, h, show, withVariables } from "./dom.js";
+import { announce, h, show, takeTurns, withVariables } from "./dom.js";
 import { SAMPLES } from "./samples.js";
-import { milliseconds, plural } from "./text.js";
+import { milliseconds, plural, purpose } from "./text.js";
 
 const STEPS = { load: "loadMs", tokenise: "tokenizeMs", wait: "queueMs", compute: "forwardMs" };
 const FIRST = 16; // chosen at first, so that the first answer comes soon in a large zoo
@@ -26,6 +26,7 @@ export async function showPlayground(page, { setup, query }) {
   );
   const withGates = h("input", { type: "checkbox", id: "gates" });
   const results = h("div", { id: "results", "aria-busy": "false" });
+  const begin = takeTurns();
 
   const run = async (event) => {
     event?.preventDefault();
@@ -34,6 +35,7 @@ export async function showPlayground(page, { setup, query }) {
       offered.filter((_, index) => boxes[index].firstChild.checked),
       inputs.map((each) => each.value),
       withGates.checked,
+      begin(),
     );
   };
   const fillIn = (sample) => {
@@ -103,7 +105,7 @@ export async function showPlayground(page, { setup, query }) {
   );
 }
 
-async function answer(results, chosen, [first, second], hasGates) {
+async function answer(results, chosen, [first, second], hasGates, isLast) {
   const asked = chosen.filter((adapter) => adapter.fields.length === 1 || second.trim());
   const inputs = inputsOf(asked, [first, second], hasGates);
   if (inputs.length === 0) {
@@ -121,6 +123,7 @@ async function answer(results, chosen, [first, second], hasGates) {
   const began = performance.now();
   try {
     const prediction = await postJson("../v1/predict", { inputs });
+    if (!isLast()) return;
     const tookMs = performance.now() - began;
     const ordered = [1, 2].flatMap((fields) =>
       asked.filter((each) => each.fields.length === fields),
@@ -140,9 +143,9 @@ async function answer(results, chosen, [first, second], hasGates) {
       `${plural(prediction.outputs.length, "answer")} in ${milliseconds(prediction.timings.totalMs)}`,
     );
   } catch (error) {
-    show(results, h("p", { class: "error", role: "alert" }, error.message));
+    if (isLast()) show(results, h("p", { class: "error", role: "alert" }, error.message));
   } finally {
-    results.setAttribute("aria-busy", "false");
+    if (isLast()) results.setAttribute("aria-busy", "false");
   }
 }
 
@@ -182,7 +185,7 @@ function makeBox(adapter, isChosen) {
   box.checked = isChosen;
   return h(
     "label",
-    { class: "chip", title: adapter.description },
+    { class: "chip", title: purpose(adapter.description, adapter.head, adapter.labels) },
     box,
     adapter.name,
     adapter.fields.length === 2 ? h("small", {}, "2 texts") : null,
@@ -245,7 +248,11 @@ function makeResult(output, adapter, texts) {
       h("h2", {}, h("a", { href: `#/adapters/${name}/${version}` }, name)),
       h("span", { class: "pill" }, version),
     ),
-    h("p", { class: "muted small" }, adapter.description),
+    h(
+      "p",
+      { class: "muted small" },
+      purpose(adapter.description, adapter.head, adapter.labels),
+    ),
     makeAnswer(output, texts[adapter.fields.length - 1]),
     makeGateMap(output, adapter.gates),
     h(

@@ -98,7 +98,7 @@ function byGrpcurl({ name, version }, texts, server) {
 
 function byTriton({ name, version, task }, texts, server) {
   const inputs = texts
-    .map((text, index) => `    ("${task.fields[index]}", ${quoted(text)}),`)
+    .map((text, index) => `    (${quoted(task.fields[index])}, ${quoted(text)}),`)
     .join("\n");
   const headers = server.needsToken ? ', headers={"authorization": f"Bearer {token}"}' : "";
   return `import numpy as np

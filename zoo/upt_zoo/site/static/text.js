@@ -9,6 +9,8 @@ const HEADS = {
   token_classification: "entities",
   embedding: "an embedding",
 };
+const CHOICES = { classification: "one of", multi_label: "any of" };
+const LABELS = 6; // shown of more
 const KIBI = 1024;
 
 export const count = (value) => COUNT.format(value);
@@ -31,6 +33,14 @@ export function size(bytes) {
 
 export function day(time) {
   return time ? time.slice(0, 10) : "unknown";
+}
+
+/** Say what an adapter is for: its description, else what it answers with. */
+export function purpose(description, kind, labels) {
+  if (description) return description;
+  if (!CHOICES[kind] || !labels?.length) return `Answers with ${headName(kind)}.`;
+  const more = labels.length > LABELS ? ` and ${count(labels.length - LABELS)} more` : "";
+  return `Answers with ${CHOICES[kind]} ${labels.slice(0, LABELS).join(", ")}${more}.`;
 }
 
 /** Cut a text at [start, end), which count code points, not the halves that JavaScript counts. */
