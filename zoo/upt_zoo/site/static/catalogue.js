@@ -1,7 +1,7 @@
 // The catalogue: search, filters, and a card for each adapter.
 
 import { getJson } from "./api.js";
-import { announce, h, show, withVariables } from "./dom.js";
+import { announce, breakable, h, show, withVariables } from "./dom.js";
 import { count, headName, plural, purpose, score, size } from "./text.js";
 
 const SHOWN = 60;
@@ -179,7 +179,7 @@ function makeCard(adapter) {
     h(
       "div",
       { class: "row" },
-      h("h2", {}, h("a", { class: "cover", href: address }, adapter.name)),
+      h("h2", {}, h("a", { class: "cover", href: address }, breakable(adapter.name))),
       h("span", { class: "pill" }, adapter.version),
     ),
     h("p", { class: "grow" }, purpose(adapter.description, adapter.head, adapter.labels)),

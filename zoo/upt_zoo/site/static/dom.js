@@ -24,6 +24,11 @@ export function withVariables(element, variables) {
   return element;
 }
 
+/** Return a name that may be broken behind its underscores where it is too long for a line. */
+export function breakable(name) {
+  return name.split(/(?<=_)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
+}
+
 /** Say something to those who do not see the page change. */
 export function announce(text) {
   document.getElementById("status").textContent = text;
