@@ -40,6 +40,18 @@ def test_pull_takes_an_adapter_from_the_embedded_catalogue(run: Run, home: Store
     assert home.versions("tiny") == ("1.0.0",)
 
 
+def test_pull_takes_one_adapter_after_the_other_and_keeps_those_before_a_missing_one(
+    run: Run, home: Store
+) -> None:
+    embedded = Store(home.root.with_name("embedded"))
+    stored = [publish(embedded, tiny_spec(name=name, lora=LORA)) for name in ("first", "second")]
+    result = run("pull", "first", "second", "third")
+    assert result.code == 66
+    assert result.stdout == "".join(f"{each.reference}@{each.digest}\n" for each in stored)
+    assert "third" in result.stderr
+    assert [home.versions(name) for name in ("first", "second")] == [("1.0.0",), ("1.0.0",)]
+
+
 def test_pull_takes_an_adapter_from_another_directory(run: Run, tmp_path: Path) -> None:
     stored = publish(Store(tmp_path / "other"))
     result = run("pull", f"{(tmp_path / 'other').as_uri()}/tiny:1.0.0", "--json")

@@ -22,7 +22,7 @@ from upt_zoo.commands.tags import add_tag_commands
 from upt_zoo.commands.upkeep import add_upkeep_commands
 from upt_zoo.description import summary_of
 from upt_zoo.errors import Corrupt
-from upt_zoo.options import Adapter, AsJson, Home, Offline, nothing_in, print_json
+from upt_zoo.options import Adapters, AsJson, Home, Offline, nothing_in, print_json
 from upt_zoo.terminal import (
     EXIT_CODES,
     format_metrics,
@@ -52,25 +52,26 @@ def main() -> None:
 
 @app.command()
 def pull(
-    ref: Adapter, home: Home = None, offline: Offline = False, as_json: AsJson = False
+    refs: Adapters, home: Home = None, offline: Offline = False, as_json: AsJson = False
 ) -> None:
-    """Fetch an adapter into the store.
+    """Fetch adapters into the store.
 
-    It comes from the remote in front of its name (oci://host/prefix, hf://owner,
-    file:///directory), else from the first of your remotes that has it; the last one is the
+    They come from the remote in front of their names (oci://host/prefix, hf://owner,
+    file:///directory), else from the first of your remotes that has them; the last one is the
     embedded catalogue. Every byte is checked; pulling again mends what is damaged.
     """
     from upt_zoo.catalogue import home_store
     from upt_zoo.references import Reference
 
-    reference, store = Reference.parse(ref), home_store(home)
-    with progress_bars() as report:
-        stored = read_remotes(offline=offline, report=report).pull(reference, store)
-    typer.echo(f"pulled {stored.reference} into {store.root}", err=True)
-    if as_json:
-        print_json(summary_of(stored))
-    else:
-        typer.echo(f"{stored.reference}@{stored.digest}")
+    references, store = [Reference.parse(ref) for ref in refs], home_store(home)
+    for reference in references:
+        with progress_bars() as report:
+            stored = read_remotes(offline=offline, report=report).pull(reference, store)
+        typer.echo(f"pulled {stored.reference} into {store.root}", err=True)
+        if as_json:
+            print_json(summary_of(stored))
+        else:
+            typer.echo(f"{stored.reference}@{stored.digest}")
 
 
 @app.command(name="ls")

@@ -51,6 +51,15 @@ Adapter = Annotated[
     ),
 ]
 
+Adapters = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="REF...",
+        help="[remote/]name[:version][@digest]",
+        autocompletion=complete_adapter,
+    ),
+]
+
 
 def nothing_in(root: Path) -> str:
     """Say of a store without adapters what to do."""
