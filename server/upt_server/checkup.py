@@ -113,7 +113,7 @@ def _port(kind: str, host: str, port: int) -> Finding:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
-    except OSError as error:
+    except OSError as error:  # whose text may name the address once more, behind "(while"
         return Finding(
             check=name,
             level="failure",

@@ -331,11 +331,10 @@ def test_int8_weights_come_with_their_sums(encoder: Encoder, is_tiled: bool) -> 
     assert np.allclose(sums, unpacked(linear, "int8", is_tiled=is_tiled).sum(1), atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", ["amx"], indirect=True)
 def test_int8_answers_the_same_to_the_bit_whoever_multiplies(
-    encoder: Encoder, rows: list[Row], unit: str, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if unit != "amx":
-        pytest.skip("nothing to compare with")
     by_tiles = NativeRunner(encoder, "int8", threads=2).run(rows)
     monkeypatch.setattr(library, "has_tiles", lambda: False)
     assert are_equal(by_tiles, NativeRunner(encoder, "int8", threads=2).run(rows))

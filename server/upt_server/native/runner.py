@@ -20,7 +20,7 @@ from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec
 
 _Ints = NDArray[np.int32]
-_LINE = 16  # numbers of a cache line
+_ALIGNMENT = 64  # bytes of a cache line
 
 
 class NativeRunner:
@@ -35,7 +35,7 @@ class NativeRunner:
         self._backbone = PackedBackbone(encoder, number, is_tiled=library.has_tiles())
         self._kernel, self._threads = load_kernel(), threads
         self._tables: WeakKeyDictionary[PreparedAdapter, AdapterTable] = WeakKeyDictionary()
-        self._workspace = self._hidden = np.empty(0, np.float32)
+        self._workspace = np.empty(0, np.float32)
 
     def prepare(self, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> PreparedAdapter:
         """Fuse the adapter's tensors and lay out the kernel's table of them."""
@@ -63,24 +63,17 @@ class NativeRunner:
         return table
 
     def _encode(self, batch: "_Batch") -> NDArray[np.float32]:
-        """Return the last hidden states [token, hidden + 16] in packed order, until the next call.
-
-        Memory is kept: what the system gives anew for each batch costs it more than some layers.
-        """
+        """Return the last hidden states [token, hidden + 16] in packed order."""
         encoder = self._backbone.struct
         struct = batch.struct(self._backbone)
-        width = encoder.hidden + LANES
-        needed = self._kernel.upt_workspace(encoder, struct, self._threads) + _LINE
-        self._workspace = _at_least(needed, self._workspace)
-        self._hidden = _at_least(struct.tokens * width, self._hidden)
-        start = -self._workspace.ctypes.data % (_LINE * 4) // 4
+        hidden = np.empty((struct.tokens, encoder.hidden + LANES), np.float32)
+        size = self._kernel.upt_workspace(encoder, struct, self._threads) + _ALIGNMENT
+        if self._workspace.size < size:
+            self._workspace = np.empty(size, np.float32)
+        start = -self._workspace.ctypes.data % _ALIGNMENT // self._workspace.itemsize
         space = floats(self._workspace[start:])
-        self._kernel.upt_encode(encoder, struct, floats(self._hidden), space, self._threads)
-        return self._hidden[: struct.tokens * width].reshape(struct.tokens, width)
-
-
-def _at_least(size: int, kept: NDArray[np.float32]) -> NDArray[np.float32]:
-    return kept if kept.size >= size else np.empty(size + size // 2, np.float32)
+        self._kernel.upt_encode(encoder, struct, floats(hidden), space, self._threads)
+        return hidden
 
 
 def _order(rows: Sequence[Row]) -> list[int]:
