@@ -17,6 +17,7 @@ from upt_server.native.backbone import PackedBackbone, unsupported_shape
 from upt_server.native.library import NUMBERS, SITES, Number
 from upt_server.native.runner import NativeRunner
 from upt_server.runner import TorchRunner
+from upt_testing import backbones
 from upt_testing.adapters import CLASSIFICATION, tiny_spec
 from upt_testing.backbones import HIDDEN, write_tiny_backbone
 from upt_testing.mixtures import (
@@ -152,6 +153,23 @@ def test_every_width_of_a_component_agrees_with_torch(
     row = random_row(encoder, ready(spec, seed=rank, dtype=torch.float32), 40, seed=size)
     runner = NativeRunner(encoder, "fp32", threads=2)
     assert worst(runner.run([row]), TorchRunner(encoder).run([row])) < EXACT
+
+
+def test_a_backbone_whose_inputs_are_multiplied_in_chunks_agrees_with_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_without("fp32")
+    monkeypatch.setattr(backbones, "HIDDEN", 832)  # 768 at a time, and a rest; on AMX
+    monkeypatch.setattr(backbones, "INTERMEDIATE", 1616)
+    wide = write_tiny_backbone(tmp_path, "bert", heads=26)
+    encoder = load_encoder(wide)
+    spec = tiny_spec(backbone=wide.identity, head=CLASSIFICATION)
+    adapter = ready(spec, seed=0, dtype=torch.float32)
+    rows = [random_row(encoder, adapter, length, seed=length) for length in (1, 40, 97, 250)]
+    expected = TorchRunner(encoder).run(rows)
+    largest = max(float(np.abs(each).max()) for each in expected)
+    runner = NativeRunner(encoder, "fp32", threads=2)
+    assert worst(runner.run(rows), expected) < EXACT * max(1.0, largest)
 
 
 def test_int8_agrees_with_the_int8_that_training_computes(
