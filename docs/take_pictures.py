@@ -26,6 +26,21 @@ _LOADED = """(part => ["navigation", "resource"]
   .flatMap(kind => performance.getEntriesByType(kind))
   .filter(each => each.name.includes(part))
   .reduce((sum, each) => sum + each.encodedBodySize, 0))"""
+_CALLERS = """(until => Promise.all(Array.from({ length: 12 }, async (_, caller) => {
+  const { adapters } = await (await fetch("../v1/adapters")).json();
+  const body = ({ identity, task }) => JSON.stringify({
+    inputs: [{
+      adapter: `${identity.name}:${identity.version}`,
+      texts: task.fields.map(() => "Profits rose by a tenth, the company said."),
+    }],
+  });
+  for (let turn = caller; performance.now() < until; turn += 1 + (turn % 3)) {
+    const asked = body(adapters[turn % adapters.length]);
+    const headers = { "content-type": "application/json" };
+    await fetch("../v1/predict", { method: "POST", headers, body: asked });
+    await new Promise((resolve) => setTimeout(resolve, 40 * (1 + Math.sin(turn / 9))));
+  }
+})))(performance.now() + 60000)"""
 SHOWN = "cola:1.0.0,qnli:1.0.0,squad:1.0.0"
 
 
@@ -99,11 +114,26 @@ def _measure(page: Page) -> None:
     page.get_by_text("How far each gate opened").wait_for(timeout=_ANSWER_MS)
 
 
+def _watch(page: Page) -> None:
+    """Look on for a minute while a dozen callers ask all adapters."""
+    page.evaluate(_CALLERS)
+
+
+def _scroll_to_curve(page: Page) -> None:
+    heading = page.get_by_role("heading", name="How it learnt")
+    heading.evaluate("each => each.scrollIntoView()")
+    page.mouse.wheel(0, -110)  # from below the bar that stays
+    page.locator(".uplot").first.wait_for()
+    page.wait_for_timeout(300)
+
+
 _Picture = tuple[str, str, str, ViewportSize, Callable[[Page], None]]
 PICTURES: tuple[_Picture, ...] = (
     ("page-catalogue", "#/", "light", WIDE, _wait),
     ("page-playground", f"#/try?adapters={SHOWN}", "dark", TALL, _ask),
     ("page-adapter", "#/adapters/squad/1.0.0", "light", WIDE, _measure),
+    ("page-curve", "#/adapters/imdb/1.0.0", "light", WIDE, _scroll_to_curve),
+    ("page-live", "#/live", "dark", WIDE, _watch),
     ("page-narrow", f"#/try?adapters={SHOWN}", "light", NARROW, _ask_and_scroll),
 )
 

@@ -256,7 +256,9 @@ def test_rows_without_a_text_or_an_answer_are_left_out_and_counted_by_place() ->
     rows = table(text=["one", " ", "three", None] * 5, label=["a", "b", "", "b"] * 5)
     rows[0] = {"text": "one", "label": "b"}
     found = labelled_rows(found_in(rows), "a.csv", rows)
-    assert [row.place for row in found] == ["a.csv:1", "a.csv:5", "a.csv:9", "a.csv:13", "a.csv:17"]
+    assert [row.place for row in found] == [
+        f"row {number} of a.csv" for number in (1, 5, 9, 13, 17)
+    ]
 
 
 # The survey
@@ -364,7 +366,9 @@ def test_a_column_of_splits_is_followed() -> None:
         "test": 10,
     }
     rows[3] = {**rows[3], "split": "other"}
-    with pytest.raises(InvalidInput, match=r"a.csv:4, column split: expected train, dev or test"):
+    with pytest.raises(
+        InvalidInput, match=r"row 4 of a.csv, column split: expected train, dev or test"
+    ):
         splits_of(layout, {"train": labelled_rows(layout, "a.csv", rows)}, seed=1)
 
 

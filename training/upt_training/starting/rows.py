@@ -19,8 +19,8 @@ TaskRow = dict[str, JsonValue]
 class Labelled:
     """A row to learn from.
 
-    ``place`` is its file and number, ``split`` what the column of splits says, ``cells`` are those
-    to write.
+    ``place`` is its number, from 1 without a header, and its file, ``split`` what the column of
+    splits says, ``cells`` are those to write.
     """
 
     place: str
@@ -31,8 +31,10 @@ class Labelled:
 
 
 def labelled_rows(layout: Layout, file: str, rows: Iterable[Row]) -> list[Labelled]:
-    """Return the rows that have texts and an answer; a place counts from 1, as in ``file:12``."""
-    found = (_labelled(layout, f"{file}:{number}", row) for number, row in enumerate(rows, 1))
+    """Return the rows that have texts and an answer; a place is as in ``row 12 of file``."""
+    found = (
+        _labelled(layout, f"row {number} of {file}", row) for number, row in enumerate(rows, 1)
+    )
     return [each for each in found if each is not None]
 
 
