@@ -1,6 +1,6 @@
 """A backbone laid out for the kernel: weights in panels of 32 outputs, in fp32, bf16 or int8.
 
-For AMX the panels are the same, cut into tiles of 16 words; fp32 are three bf16 each.
+For AMX the panels are the same, cut into tiles of 16 words; fp32 are three int8 each.
 """
 
 import numpy as np
@@ -15,7 +15,8 @@ from upt_zoo.nn.encoder import Encoder, LayerNorm
 from upt_zoo.nn.linear import Linear, round_weight
 
 _INPUTS_OF_WORD: dict[Number, int] = {"fp32": 1, "bf16": 2, "int8": 4}
-_PLANES = 3  # bf16 that are an fp32 together
+_SHIFTS = (16, 8, 0)  # of the bytes of an integer that stands for an fp32
+_MOST = 127 * sum(1 << shift for shift in _SHIFTS)
 _ACTIVATION_NAMES = {"gelu_pytorch_tanh": "gelu_new"}  # two names of one formula
 
 
@@ -85,10 +86,10 @@ class PackedBackbone:
             packed.sum = self._floats(weight.sum(1, dtype=torch.int32) * scale)
         elif number == "bf16":
             weight = weight.to(torch.bfloat16).view(torch.int16)
-        if self._is_tiled:
-            words = _tiles(weight, number)
-        else:
-            words = _panels(weight, _INPUTS_OF_WORD[number])
+        elif self._is_tiled:
+            weight, scale = _round_to_24_bits(weight)
+            packed.scale = self._floats(scale)
+        words = _tiles(weight, number) if self._is_tiled else _panels(weight, number, PANEL)
         packed.weight = self._keep(self._arena.copy(words)).ctypes.data_as(type(packed.weight))
         return packed
 
@@ -126,10 +127,11 @@ class _Arena:
         return place
 
 
-def _panels(weight: Tensor, inputs_of_word: int) -> NDArray[np.generic]:
+def _panels(weight: Tensor, number: Number, width: int) -> NDArray[np.generic]:
     """Lay [output, input] out as [panel, word, output of the panel, input of the word]."""
     outputs, inputs = weight.shape
-    cut = weight.view(outputs // PANEL, PANEL, inputs // inputs_of_word, inputs_of_word)
+    of_word = _INPUTS_OF_WORD[number]
+    cut = weight.view(outputs // width, width, inputs // of_word, of_word)
     packed: NDArray[np.generic] = cut.permute(0, 2, 1, 3).contiguous().numpy()
     return packed
 
@@ -137,16 +139,29 @@ def _panels(weight: Tensor, inputs_of_word: int) -> NDArray[np.generic]:
 def _tiles(weight: Tensor, number: Number) -> NDArray[np.generic]:
     """Lay [output, input] out in panels of whole AMX tiles of 16 words.
 
-    fp32 is split into bf16 that are its sum: [panel, tile, plane, word of the tile, output, input].
+    Integers that stand for fp32 are [panel of 16, tile, byte, word of the tile, output, input].
     """
-    inputs_of_word = 2 if number == "fp32" else _INPUTS_OF_WORD[number]
-    weight = torch.nn.functional.pad(weight, (0, -weight.shape[1] % (TILE_WORDS * inputs_of_word)))
     if number != "fp32":
-        return _panels(weight, inputs_of_word)
+        return _panels(_whole_tiles(weight, number), number, PANEL)
     planes: list[NDArray[np.generic]] = []
-    for _ in range(_PLANES):
-        plane = weight.to(torch.bfloat16)
-        weight = weight - plane.float()
-        words = _panels(plane.view(torch.int16), inputs_of_word)
-        planes.append(words.reshape(len(words), -1, TILE_WORDS, PANEL, inputs_of_word))
+    for shift in _SHIFTS:
+        # bytes from -128 to 127 whose sum is the integer: those of it + 0x808080, less 128 each
+        plane = ((weight + 0x808080 >> shift & 0xFF) - 0x80).to(torch.int8)
+        words = _panels(_whole_tiles(plane, "int8"), "int8", TILE_WORDS)
+        planes.append(words.reshape(len(words), -1, TILE_WORDS, *words.shape[2:]))
     return np.stack(planes, axis=2)
+
+
+def _whole_tiles(weight: Tensor, number: Number) -> Tensor:
+    return torch.nn.functional.pad(
+        weight, (0, -weight.shape[1] % (TILE_WORDS * _INPUTS_OF_WORD[number]))
+    )
+
+
+def _round_to_24_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return integers [output, input] within 127 (2^16 + 2^8 + 1), and scales [output].
+
+    weight ≈ integer * scale / 2^16, as the kernel scales its levels.
+    """
+    step = weight.double().abs().amax(1, keepdim=True).clamp_min(1e-30) / _MOST
+    return torch.round(weight / step).to(torch.int32), step[:, 0] * 2**16

@@ -40,8 +40,8 @@ enum Site : int32_t { kAttentionIn, kAttentionOut, kFfnUp, kFfnDown, kBottleneck
 
 // y = x Wᵀ + b. `weight` is [panel][word][kPanel] words of 32 bits: one fp32, two bf16 or four
 // int8 inputs of one output. For AMX there are whole tiles of words, the last ones zero, and fp32 is
-// [panel][word / kRows][plane][kRows][kPanel] words of two bf16. `scale` and `sum` are int8's: the
-// output's scale, and the sum of its weights.
+// [output / kRows][word / kRows][plane][kRows][kRows] words of four int8. `scale` is that of an output's
+// integers, `sum` the sum of its weights; bf16 and fp32 on vectors have neither, fp32 in tiles no sum.
 struct Linear {
   const uint32_t* weight;
   const float* bias;
@@ -244,6 +244,11 @@ struct ByVectors {
 
 struct ByTiles {
   static constexpr bool kIsTiled = true;
+  static constexpr int kChunk = kAllInputs;
+  static constexpr int kPlanes = 1;
+  static constexpr int kWidth = kPanel;     // outputs at a time
+  static constexpr int kWeightTiles = 2;
+  static constexpr int kSums = 1;           // of each token and output
   static constexpr int kBlock = 6 * kPair;
   static constexpr int kGroup = 6 * kPair;
   static int padded(int words) { return round_up(words, kRows); }
@@ -314,10 +319,7 @@ struct Int8 : ByVectors {
 
 // ---- tiles of AMX --------------------------------------------------------------------------
 
-// A tile is 16 rows of 16 words. Tiles 0 to 3 are the sums of two times 16 tokens by two times 16
-// outputs, 4 and 5 the tokens, 6 and 7 the weights.
-constexpr int kTokens0 = 4, kTokens1 = 5, kWeights0 = 6, kWeights1 = 7;
-constexpr int kTileLines = kRows * kPanel / kLanes;  // cache lines of a pair of tiles of weights
+// A tile is 16 rows of 16 words. Tiles 0 to 3 are sums, then come tokens, the last are weights.
 
 template <int tile>
 inline void zero_tile() {
@@ -344,6 +346,11 @@ inline void add_int8_tile() {
   asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sum), "i"(x), "i"(w));
 }
 
+template <int sum, int x, int w>
+inline void add_signed_tile() {
+  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sum), "i"(x), "i"(w));
+}
+
 // Asks for cache lines that are needed soon, and moves on behind them.
 inline void fetch(const uint32_t*& ahead, int lines) {
   for (int i = 0; i < lines; ++i, ahead += kLanes) {
@@ -351,115 +358,161 @@ inline void fetch(const uint32_t*& ahead, int lines) {
   }
 }
 
-// Says how many rows the tiles have: the weights' all, the others half of the tokens each. A product
-// takes as many cycles as the tokens have rows. One token has a second one behind it, which nobody
-// looks at.
-inline void shape_tiles(int tokens) {
-  const int first_rows = (tokens + 1) / 2, second_rows = std::max(tokens / 2, 1);
+// Says how many rows the tiles have: the `weights` last ones all, the others as many as `tokens`. A
+// product takes as many cycles as that.
+inline void shape_tiles(int weights, int tokens) {
   struct alignas(64) {
     uint8_t palette = 1, start = 0, reserved[14] = {};
     uint16_t bytes[16] = {};
     uint8_t rows[16] = {};
   } shape;
-  for (int i = 0; i < 8; ++i) shape.bytes[i] = 4 * kRows;
-  shape.rows[0] = shape.rows[1] = shape.rows[kTokens0] = static_cast<uint8_t>(first_rows);
-  shape.rows[2] = shape.rows[3] = shape.rows[kTokens1] = static_cast<uint8_t>(second_rows);
-  shape.rows[kWeights0] = shape.rows[kWeights1] = kRows;
+  for (int i = 0; i < 8; ++i) {
+    shape.bytes[i] = 4 * kRows;
+    shape.rows[i] = i < 8 - weights ? static_cast<uint8_t>(tokens) : kRows;
+  }
   asm volatile("ldtilecfg %0" ::"m"(shape));
 }
 
-// fp32 as the sum of three bf16, high, middle and low, which keep its 24 bits. Of the nine products
-// the three smallest, 2⁻²⁴ of the whole and less, are left out: Henry, Tang, Heinecke, "Leveraging
-// the bfloat16 Artificial Intelligence Datatype for Higher-Precision Computations", 2019.
+inline void zero_tiles() {
+  zero_tile<0>();
+  zero_tile<1>();
+  zero_tile<2>();
+  zero_tile<3>();
+}
+
+constexpr int kLevels = 4;  // of worth that products of an fp32's bytes have: 1, 2⁻⁸, 2⁻¹⁶, 2⁻²⁴
+
+// fp32 as integers of 24 bits, with a scale a token and a scale an output, whose three bytes are
+// multiplied as int8 and summed up by worth as int32, without rounding. Of the nine products the last
+// one, 2⁻³² of the whole, is left out. Source: Ootomo, Ozaki, Yokota, "DGEMM on Integer Matrix
+// Multiplication Unit", 2024.
 struct TiledFp32 : ByTiles {
-  using Sum = __m512;
-  static constexpr int kChunk = 768;  // inputs at a time: a block's planes of them fit in a cache
-  static constexpr int kGroup = 0;    // never: two threads that read the same weights wait less
-  static constexpr int kInputs = 2;
+  static constexpr int kChunk = 1536;  // inputs at a time: a block's planes of them fit in a cache
+  static constexpr int kGroup = 0;     // never: two threads that read the same weights wait less
+  static constexpr int kInputs = 4;
   static constexpr int kPlanes = 3;
-  static Vec finish(const Linear&, int, const Scaling&, Sum sum) { return sum; }
-  static Scaling convert(const float* from, int count, uint32_t* to, int plane) {
-    for (int i = 0; i < count; i += kLanes) {
-      Vec rest = load(from + i);
-#pragma GCC unroll 3
-      for (int p = 0; p < kPlanes; ++p) {
-        const __m256i part = (__m256i)_mm512_cvtneps_pbh(rest);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + p * plane + i / 2), part);
-        const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(part), 16);
-        rest = _mm512_sub_ps(rest, _mm512_castsi512_ps(wide));
-      }
+  static constexpr int kWidth = kRows;
+  static constexpr int kWeightTiles = 3;
+  static constexpr int kSums = kLevels;
+  static constexpr float kMost = 8.355e6f;  // 127 (2¹⁶ + 2⁸ + 1), less what rounding may add
+  static Vec finish(const Linear& linear, int output, const Scaling& scaling, const float* sums) {
+    Vec total = _mm512_setzero_ps();
+#pragma GCC unroll 4
+    for (int level = kLevels - 1; level >= 0; --level) {
+      const Vec sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + level * kPair * kWidth));
+      total = _mm512_fmadd_ps(total, all(0x1p-8f), sum);
     }
-    return {};
+    return _mm512_mul_ps(_mm512_mul_ps(total, all(scaling.scale)), load(linear.scale + output));
   }
-  // the smallest products first
-  static void add(const uint32_t* x, int64_t stride, int64_t plane, int half, const uint32_t* w,
-                  const uint32_t*& ahead, int lines) {
-    constexpr int64_t kWeightPlane = kRows * kPanel;
-    take_tokens(x, stride, half);
-    take_weights(w + 2 * kWeightPlane);
-    multiply();
-    fetch(ahead, lines);
-    take_weights(w + kWeightPlane);
-    multiply();
-    take_tokens(x + plane, stride, half);
-    multiply();
-    fetch(ahead, lines);
-    take_weights(w);
-    multiply();
-    take_tokens(x + 2 * plane, stride, half);
-    multiply();
-    fetch(ahead, lines);
-    take_tokens(x, stride, half);
-    multiply();
+  // The largest is found among bits: there what is no number is largest, and stays.
+  static Scaling convert(const float* from, int count, uint32_t* to, int plane) {
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff), halves = _mm512_set1_epi32(0x808080);
+    __m512i top = _mm512_castps_si512(all(1e-30f));
+    for (int i = 0; i < count; i += kLanes) {
+      top = _mm512_max_epu32(top, _mm512_and_si512(magnitude, _mm512_loadu_si512(from + i)));
+    }
+    const uint32_t bits = _mm512_reduce_max_epu32(top);
+    const float most = _mm512_cvtss_f32(_mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(bits))));
+    const Vec inverse = all(kMost / most);
+    for (int i = 0; i < count; i += kLanes) {
+      const __m512i x = _mm512_cvtps_epi32(_mm512_mul_ps(load(from + i), inverse));
+      // bytes from -128 to 127 whose sum is x: those of x + 0x808080, less 128 each
+      const __m512i bytes = _mm512_xor_si512(_mm512_add_epi32(x, halves), halves);
+      auto* words = reinterpret_cast<__m128i*>(to + i / kInputs);
+      _mm_storeu_si128(words, _mm512_cvtepi32_epi8(_mm512_srli_epi32(bytes, 16)));
+      words = reinterpret_cast<__m128i*>(to + plane + i / kInputs);
+      _mm_storeu_si128(words, _mm512_cvtepi32_epi8(_mm512_srli_epi32(bytes, 8)));
+      words = reinterpret_cast<__m128i*>(to + 2 * plane + i / kInputs);
+      _mm_storeu_si128(words, _mm512_cvtepi32_epi8(bytes));
+    }
+    return {most / kMost * 0x1p16f, 0.0f};
   }
-  static void take_tokens(const uint32_t* x, int64_t stride, int half) {
-    load_tile<kTokens0>(x, stride);
-    load_tile<kTokens1>(x + half * stride, stride);
-  }
-  static void take_weights(const uint32_t* w) {
-    load_tile<kWeights0>(w, kPanel);
-    load_tile<kWeights1>(w + kLanes, kPanel);
-  }
-  static void multiply() {
-    add_bf16_tile<0, kTokens0, kWeights0>();
-    add_bf16_tile<1, kTokens0, kWeights1>();
-    add_bf16_tile<2, kTokens1, kWeights0>();
-    add_bf16_tile<3, kTokens1, kWeights1>();
+  // A plane of tokens meets all of the weights' while it is there.
+  template <class Meanwhile>
+  static void sum_up(const uint32_t* x, int64_t stride, int half, const uint32_t* w, int64_t words,
+                     float* sums, Meanwhile meanwhile) {
+    constexpr int kTokens = 4, kWeights0 = 5, kWeights1 = 6, kWeights2 = 7;
+    for (int i = 0; i < 2; ++i, x += half * stride, sums += half * kWidth) {
+      zero_tiles();
+      const uint32_t* weights = w;
+      for (int64_t word = 0; word < words; word += kRows) {
+        load_tile<kWeights0>(weights, kWidth);
+        load_tile<kWeights1>(weights += kRows * kWidth, kWidth);
+        load_tile<kWeights2>(weights += kRows * kWidth, kWidth);
+        weights += kRows * kWidth;
+        load_tile<kTokens>(x + word, stride);
+        add_signed_tile<2, kTokens, kWeights2>();
+        add_signed_tile<1, kTokens, kWeights1>();
+        add_signed_tile<0, kTokens, kWeights0>();
+        load_tile<kTokens>(x + words + word, stride);
+        add_signed_tile<3, kTokens, kWeights2>();
+        add_signed_tile<2, kTokens, kWeights1>();
+        add_signed_tile<1, kTokens, kWeights0>();
+        load_tile<kTokens>(x + 2 * words + word, stride);
+        add_signed_tile<3, kTokens, kWeights1>();
+        add_signed_tile<2, kTokens, kWeights0>();
+        meanwhile();
+      }
+      store_tile<0>(sums, kWidth);
+      store_tile<1>(sums + kPair * kWidth, kWidth);
+      store_tile<2>(sums + 2 * kPair * kWidth, kWidth);
+      store_tile<3>(sums + 3 * kPair * kWidth, kWidth);
+    }
   }
 };
 
+// One plane: two tiles of tokens by two of weights.
+template <class Multiply, class Meanwhile>
+void sum_up_pair(const uint32_t* x, int64_t stride, int half, const uint32_t* w, int64_t words,
+                 float* sums, Multiply multiply, Meanwhile meanwhile) {
+  zero_tiles();
+  for (int64_t word = 0; word < words; word += kRows, w += kRows * kPanel) {
+    load_tile<4>(x + word, stride);
+    load_tile<5>(x + word + half * stride, stride);
+    load_tile<6>(w, kPanel);
+    load_tile<7>(w + kLanes, kPanel);
+    multiply();
+    meanwhile();
+  }
+  store_tile<0>(sums, kPanel);
+  store_tile<1>(sums + kLanes, kPanel);
+  store_tile<2>(sums + half * kPanel, kPanel);
+  store_tile<3>(sums + half * kPanel + kLanes, kPanel);
+}
+
 struct TiledBf16 : ByTiles {
-  static constexpr int kChunk = kAllInputs;
-  using Sum = Bf16::Sum;
   static constexpr int kInputs = Bf16::kInputs;
-  static constexpr int kPlanes = 1;
-  static constexpr auto finish = Bf16::finish;
   static constexpr auto convert = Bf16::convert;
-  static void add(const uint32_t* x, int64_t stride, int64_t, int half, const uint32_t* w,
-                  const uint32_t*& ahead, int lines) {
-    TiledFp32::take_tokens(x, stride, half);
-    TiledFp32::take_weights(w);
-    TiledFp32::multiply();
-    fetch(ahead, lines);
+  static Vec finish(const Linear&, int, const Scaling&, const float* sums) { return load(sums); }
+  template <class Meanwhile>
+  static void sum_up(const uint32_t* x, int64_t stride, int half, const uint32_t* w, int64_t words,
+                     float* sums, Meanwhile meanwhile) {
+    const auto multiply = [] {
+      add_bf16_tile<0, 4, 6>();
+      add_bf16_tile<1, 4, 7>();
+      add_bf16_tile<2, 5, 6>();
+      add_bf16_tile<3, 5, 7>();
+    };
+    sum_up_pair(x, stride, half, w, words, sums, multiply, meanwhile);
   }
 };
 
 struct TiledInt8 : ByTiles {
-  static constexpr int kChunk = kAllInputs;
-  using Sum = Int8::Sum;
   static constexpr int kInputs = Int8::kInputs;
-  static constexpr int kPlanes = 1;
-  static constexpr auto finish = Int8::finish;
   static constexpr auto convert = Int8::convert;
-  static void add(const uint32_t* x, int64_t stride, int64_t, int half, const uint32_t* w,
-                  const uint32_t*& ahead, int lines) {
-    TiledFp32::take_tokens(x, stride, half);
-    TiledFp32::take_weights(w);
-    add_int8_tile<0, kTokens0, kWeights0>();
-    add_int8_tile<1, kTokens0, kWeights1>();
-    add_int8_tile<2, kTokens1, kWeights0>();
-    add_int8_tile<3, kTokens1, kWeights1>();
-    fetch(ahead, lines);
+  static Vec finish(const Linear& linear, int output, const Scaling& scaling, const float* sums) {
+    return Int8::finish(linear, output, scaling, (Ints)_mm512_loadu_si512(sums));
+  }
+  template <class Meanwhile>
+  static void sum_up(const uint32_t* x, int64_t stride, int half, const uint32_t* w, int64_t words,
+                     float* sums, Meanwhile meanwhile) {
+    const auto multiply = [] {
+      add_int8_tile<0, 4, 6>();
+      add_int8_tile<1, 4, 7>();
+      add_int8_tile<2, 5, 6>();
+      add_int8_tile<3, 5, 7>();
+    };
+    sum_up_pair(x, stride, half, w, words, sums, multiply, meanwhile);
   }
 };
 
@@ -555,8 +608,8 @@ void add_low_rank(const Epilogue& after, int outputs, int first, int tokens, int
 
 // Not inlined: the registers of the product's loop stay free of it.
 __attribute__((noinline)) void finish_tile(const Linear& linear, const Epilogue& after, int first,
-                                           int tokens, int output, float (*y)[kPanel]) {
-  const bool is_pair = linear.outputs - output >= kPanel;
+                                           int tokens, int output, bool is_pair,
+                                           float (*y)[kPanel]) {
   if (after.batch) add_low_rank(after, linear.outputs, first, tokens, output, is_pair, y);
   for (int t = 0; t < tokens; ++t) {
     const int64_t place = static_cast<int64_t>(first + t) * after.out_stride + output;
@@ -613,7 +666,7 @@ void project_tile(const Linear& linear, const Operand& x, int first, int output,
       store(y[t] + v * kLanes, _mm512_add_ps(product, load(linear.bias + place)));
     }
   }
-  finish_tile(linear, after, first, tokens, output, y);
+  finish_tile(linear, after, first, tokens, output, linear.outputs - output >= kPanel, y);
 }
 
 template <class Format, int tokens>
@@ -627,126 +680,100 @@ void project_any(const Linear& linear, const Operand& x, int first, int count, i
   }
 }
 
-// What becomes of a pair of tiles after AMX has summed it up, some tokens at a time: the other units
-// of the core do it while AMX multiplies the next pair.
-template <class Format>
-class Rest {
- public:
-  Rest(const Linear& linear, const Operand& x, const Epilogue& after)
-      : linear_(linear), x_(x), after_(after) {}
-
-  // Where the next pair's sums go, of which `tokens` are left to do.
-  float* take(int first, int tokens, int output) {
-    which_ ^= 1;
-    first_ = first, tokens_ = tokens, output_ = output, done_ = 0;
-    return sums_[which_][0];
-  }
-
-  // Sees to it that of the tokens the share `part / parts` is done, or the few that wait for more.
-  void advance(int64_t part, int64_t parts) {
-    constexpr int kFew = 6;
-    const int due = part_of(tokens_, static_cast<int>(part), static_cast<int>(parts));
-    if (due - done_ >= kFew || part == parts) finish(due);
-  }
-
- private:
-  __attribute__((noinline)) void finish(int stop) {
-    float(*y)[kPanel] = sums_[which_] + done_;
-    for (int t = done_; t < stop; ++t) {
-#pragma GCC unroll 2
-      for (int v = 0; v < 2; ++v) {
-        const int place = output_ + v * kLanes;
-        float* sum = sums_[which_][t] + v * kLanes;
-        const Vec product = Format::finish(linear_, place, x_.scalings[first_ + t],
-                                           (typename Format::Sum)load(sum));
-        store(sum, _mm512_add_ps(product, load(linear_.bias + place)));
-      }
-    }
-    if (stop > done_) finish_tile(linear_, after_, first_ + done_, stop - done_, output_, y);
-    done_ = stop;
-  }
-
-  const Linear& linear_;
-  const Operand& x_;
-  const Epilogue& after_;
-  int which_ = 0, first_ = 0, tokens_ = 0, output_ = 0, done_ = 0;
-  alignas(64) float sums_[2][kPair][kPanel];
-};
-
-// Which inputs of a linear layer are multiplied, and where the sums of those before stand:
-// [panel][pair][kPair][kPanel].
+// Which inputs of a linear layer are multiplied; the sums of those before stand in the output.
 struct Chunk {
   int start, stop, inputs;
-  float* sums;
 
   bool is_first() const { return start == 0; }
   bool is_last() const { return stop == inputs; }
 };
 
-inline void zero_tiles() {
-  zero_tile<0>();
-  zero_tile<1>();
-  zero_tile<2>();
-  zero_tile<3>();
-}
-
-inline void load_tiles(const float* sums, int half) {
-  const auto* words = reinterpret_cast<const uint32_t*>(sums);
-  load_tile<0>(words, kPanel);
-  load_tile<1>(words + kLanes, kPanel);
-  load_tile<2>(words + half * kPanel, kPanel);
-  load_tile<3>(words + half * kPanel + kLanes, kPanel);
-}
-
-inline void store_tiles(float* sums, int half) {
-  store_tile<0>(sums, kPanel);
-  store_tile<1>(sums + kLanes, kPanel);
-  store_tile<2>(sums + half * kPanel, kPanel);
-  store_tile<3>(sums + half * kPanel + kLanes, kPanel);
-}
-
-// The same by AMX, for 32 tokens at most. With every tile of weights it fetches `lines` cache lines
-// from `ahead` on, and does some of the rest of the pair before.
+// What becomes of a pair of tiles after AMX has summed it up, some tokens at a time: the other units
+// of the core do it while AMX multiplies the next pair.
 template <class Format>
-void project_pair(const Chunk& chunk, const uint32_t* weight, const Operand& x, int first, int tokens,
-                  int output, float* sums, const uint32_t* ahead, int lines, Rest<Format>& rest) {
-  const int64_t words = Format::padded((chunk.stop - chunk.start) / Format::kInputs);
-  const uint32_t* inputs = x.words + static_cast<int64_t>(first) * x.stride;
-  const int half = (tokens + 1) / 2;
-  if (chunk.is_first()) {
-    zero_tiles();
-  } else {
-    load_tiles(sums, half);
-  }
-  for (int64_t word = 0; word < words; word += kRows) {
-    Format::add(inputs + word, x.stride, words, half, weight, ahead, lines);
-    weight += kRows * kPanel * Format::kPlanes;
-    rest.advance(word + kRows, words);
-  }
-  store_tiles(chunk.is_last() ? rest.take(first, tokens, output) : sums, half);
-}
+class Rest {
+ public:
+  Rest(const Linear& linear, const Chunk& chunk, const Operand& x, const Epilogue& after)
+      : linear_(linear), chunk_(chunk), x_(x), after_(after) {}
 
-// While a panel of weights is multiplied, pair by pair of tiles of tokens, the next one is on its way.
+  // Where the sums of the next pair go.
+  float* next() { return sums_[which_ ^ 1]; }
+
+  // Takes them, of which `tokens` are left to do.
+  void take(int first, int tokens, int output) {
+    which_ ^= 1;
+    first_ = first, tokens_ = tokens, output_ = output, done_ = 0;
+  }
+
+  // Sees to it that of the tokens the share `part / parts` is done, or the few that wait for more.
+  void advance(int part, int parts) {
+    constexpr int kFew = 6;
+    const int due = part_of(tokens_, part, parts);
+    if (due - done_ >= kFew || part == parts) finish(due);
+  }
+
+ private:
+  __attribute__((noinline)) void finish(int stop) {
+    if (stop == done_) return;
+    constexpr int kWidth = Format::kWidth;
+    const int count = stop - done_, stride = after_.out_stride;
+    const bool is_pair = kWidth == kPanel && linear_.outputs - output_ >= kPanel;
+    const float* sums = sums_[which_] + done_ * kWidth;
+    float* out = after_.out + static_cast<int64_t>(first_ + done_) * stride + output_;
+    alignas(64) float y[kPair][kPanel];
+    for (int t = 0; t < count; ++t, sums += kWidth, out += stride) {
+      for (int v = 0; v <= is_pair; ++v) {
+        const int i = v * kLanes;
+        Vec x = Format::finish(linear_, output_ + i, x_.scalings[first_ + done_ + t], sums + i);
+        x = _mm512_add_ps(x, load(chunk_.is_first() ? linear_.bias + output_ + i : out + i));
+        store(chunk_.is_last() ? y[t] + i : out + i, x);
+      }
+    }
+    if (chunk_.is_last()) {
+      finish_tile(linear_, after_, first_ + done_, count, output_, is_pair, y);
+    }
+    done_ = stop;
+  }
+
+  const Linear& linear_;
+  const Chunk& chunk_;
+  const Operand& x_;
+  const Epilogue& after_;
+  int which_ = 0, first_ = 0, tokens_ = 0, output_ = 0, done_ = 0;
+  alignas(64) float sums_[2][Format::kSums * kPair * Format::kWidth];
+};
+
+// While a panel of weights is multiplied, 32 tokens or less at a time, the next one is on its way,
+// and so is the rest of the tokens before. Where tokens are odd, there is one more behind the last,
+// which nobody looks at.
 template <class Format>
 void project_by_amx(const Linear& linear, const Chunk& chunk, const Operand& x, int tokens,
                     const Epilogue& after) {
-  const auto words_of = [](int inputs) -> int64_t {
-    return static_cast<int64_t>(Format::padded(inputs / Format::kInputs)) * Format::kPlanes * kPanel;
-  };
+  constexpr int kWidth = Format::kWidth;
+  const auto words_of = [](int inputs) -> int64_t { return Format::padded(inputs / Format::kInputs); };
+  const auto weights_of = [&](int inputs) { return words_of(inputs) * Format::kPlanes * kWidth; };
+  const int64_t words = words_of(chunk.stop - chunk.start), panel = weights_of(linear.inputs);
   const int pairs = (tokens + kPair - 1) / kPair;
-  const int lines = (kTileLines + pairs - 1) / pairs;
-  const int64_t panel = words_of(linear.inputs), share = words_of(chunk.stop - chunk.start) / kTileLines;
-  const uint32_t* weight = linear.weight + words_of(chunk.start);
-  float* sums = chunk.sums;
-  Rest<Format> rest(linear, x, after);
+  const int turns = static_cast<int>(words) / kRows * (kPanel / kWidth);
+  constexpr int kLines = Format::kPlanes * kWidth * kWidth / kPanel;  // of weights a turn
+  const int lines = (kLines + pairs - 1) / pairs;
+  const uint32_t* weight = linear.weight + weights_of(chunk.start);
+  Rest<Format> rest(linear, chunk, x, after);
   int shaped = 0;
-  for (int output = 0; output < linear.outputs; output += kPanel, weight += panel) {
-    for (int i = 0; i < pairs; ++i, sums += kPair * kPanel) {
+  for (int output = 0; output < linear.outputs; output += kWidth, weight += panel) {
+    const uint32_t* ahead = weight + panel;
+    for (int i = 0; i < pairs; ++i) {
       const int first = part_of(tokens, i, pairs), count = part_of(tokens, i + 1, pairs) - first;
-      const uint32_t* ahead = weight + panel + i * share * lines;
-      if (count != shaped) shape_tiles(count);
-      shaped = count;
-      project_pair<Format>(chunk, weight, x, first, count, output, sums, ahead, lines, rest);
+      const int half = (count + 1) / 2;
+      if (half != shaped) shape_tiles(Format::kWeightTiles, half);
+      shaped = half;
+      int turn = 0;
+      Format::sum_up(x.words + static_cast<int64_t>(first) * x.stride, x.stride, half, weight, words,
+                     rest.next(), [&] {
+                       fetch(ahead, lines);
+                       rest.advance(++turn, turns);
+                     });
+      rest.take(first, count, output);
     }
   }
   rest.advance(1, 1);
@@ -1055,7 +1082,7 @@ struct Sizes {
   int hidden, fused, inner;  // strides
   int padded_keys;
   int64_t shared, own;
-  int64_t words, scalings, inner_space, residual_space, keys, values, scores, sums;  // within `own`
+  int64_t words, scalings, inner_space, residual_space, keys, values, scores;  // within `own`
 
   Sizes(const Encoder& encoder, const Batch& batch) {
     hidden = encoder.hidden + kPad;
@@ -1075,10 +1102,7 @@ struct Sizes {
     keys = residual_space + hidden;
     values = keys + static_cast<int64_t>(size) * padded_keys;
     scores = values + static_cast<int64_t>(padded_keys) * size;
-    sums = scores + static_cast<int64_t>(kQueries) * padded_keys;
-    const int wide = std::max(3 * encoder.hidden, round_up(encoder.intermediate, kPanel));
-    const bool is_cut = encoder.hidden > Format::kChunk, is_down_cut = encoder.intermediate > Format::kChunk;
-    own = sums + block * (is_cut ? wide : is_down_cut ? encoder.hidden : 0);
+    own = scores + static_cast<int64_t>(kQueries) * padded_keys;
     own = (own + 1023) / 1024 * 1024;
   }
 };
@@ -1319,7 +1343,7 @@ class Pass {
       for (int start = 0; start < linear.inputs; start += Format::kChunk) {
         const int stop = std::min(linear.inputs - start, Format::kChunk) + start;
         const Operand operand = converted(x + start, x_stride, stop - start, count);
-        const Chunk chunk{start, stop, linear.inputs, own() + sizes_.sums};
+        const Chunk chunk{start, stop, linear.inputs};
         project_by_amx<Format>(linear, chunk, operand, count, after);
         if (stop == linear.inputs) break;
       }
