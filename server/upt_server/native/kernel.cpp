@@ -606,6 +606,13 @@ void add_low_rank(const Epilogue& after, int outputs, int first, int tokens, int
   }
 }
 
+// Activation, + residual, and out.
+inline void put(const Epilogue& after, int64_t place, Vec x) {
+  if (after.activation >= 0) x = activate(after.activation, x);
+  if (after.residual) x = _mm512_add_ps(x, load(after.residual + place));
+  store(after.out + place, x);
+}
+
 // Not inlined: the registers of the product's loop stay free of it.
 __attribute__((noinline)) void finish_tile(const Linear& linear, const Epilogue& after, int first,
                                            int tokens, int output, bool is_pair,
@@ -613,12 +620,7 @@ __attribute__((noinline)) void finish_tile(const Linear& linear, const Epilogue&
   if (after.batch) add_low_rank(after, linear.outputs, first, tokens, output, is_pair, y);
   for (int t = 0; t < tokens; ++t) {
     const int64_t place = static_cast<int64_t>(first + t) * after.out_stride + output;
-    for (int v = 0; v <= is_pair; ++v) {
-      Vec x = load(y[t] + v * kLanes);
-      if (after.activation >= 0) x = activate(after.activation, x);
-      if (after.residual) x = _mm512_add_ps(x, load(after.residual + place + v * kLanes));
-      store(after.out + place + v * kLanes, x);
-    }
+    for (int v = 0; v <= is_pair; ++v) put(after, place + v * kLanes, load(y[t] + v * kLanes));
   }
 }
 
@@ -718,18 +720,24 @@ class Rest {
     constexpr int kWidth = Format::kWidth;
     const int count = stop - done_, stride = after_.out_stride;
     const bool is_pair = kWidth == kPanel && linear_.outputs - output_ >= kPanel;
+    const bool is_plain = chunk_.is_last() && !after_.batch;
     const float* sums = sums_[which_] + done_ * kWidth;
-    float* out = after_.out + static_cast<int64_t>(first_ + done_) * stride + output_;
+    int64_t place = static_cast<int64_t>(first_ + done_) * stride + output_;
     alignas(64) float y[kPair][kPanel];
-    for (int t = 0; t < count; ++t, sums += kWidth, out += stride) {
+    for (int t = 0; t < count; ++t, sums += kWidth, place += stride) {
       for (int v = 0; v <= is_pair; ++v) {
         const int i = v * kLanes;
+        float* out = after_.out + place + i;
         Vec x = Format::finish(linear_, output_ + i, x_.scalings[first_ + done_ + t], sums + i);
-        x = _mm512_add_ps(x, load(chunk_.is_first() ? linear_.bias + output_ + i : out + i));
-        store(chunk_.is_last() ? y[t] + i : out + i, x);
+        x = _mm512_add_ps(x, load(chunk_.is_first() ? linear_.bias + output_ + i : out));
+        if (is_plain) {
+          put(after_, place + i, x);
+        } else {
+          store(chunk_.is_last() ? y[t] + i : out, x);
+        }
       }
     }
-    if (chunk_.is_last()) {
+    if (chunk_.is_last() && after_.batch) {
       finish_tile(linear_, after_, first_ + done_, count, output_, is_pair, y);
     }
     done_ = stop;
