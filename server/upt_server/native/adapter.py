@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from upt_server.native import library
-from upt_server.native.library import ACTIVATIONS, LANES, SITES, floats
-from upt_zoo.nn.adapter import LowRank, PreparedAdapter, PreparedLayer, Structure
+from upt_server.native.library import ACTIVATIONS, LANES, READINGS, SITES, floats
+from upt_zoo.nn.adapter import LowRank, PreparedAdapter, PreparedHead, PreparedLayer, Structure
 from upt_zoo.spec import AdapterSpec
 
 _PARTS = ("q", "k", "v")  # of the fused product's outputs
@@ -32,8 +32,8 @@ def held_in(spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> torch.dtype:
 class AdapterTable:
     """The kernel's form of a prepared adapter; owns every array that ``struct`` points at.
 
-    Its weights are all fp32 or all fp16, its biases fp32. ``columns`` is the widest low-rank
-    component, ``sites`` has a bit for each site in use.
+    Its weights are all fp32 or all fp16, its biases and its head fp32. ``columns`` is the widest
+    low-rank component, ``sites`` has a bit for each site in use.
     """
 
     def __init__(self, adapter: PreparedAdapter) -> None:
@@ -44,6 +44,7 @@ class AdapterTable:
         layers = (library.AdapterLayer * len(adapter.layers))()
         self.struct = library.Adapter(
             layers=layers,
+            head=self._head(adapter.head),
             prefix_length=structure.prefix_length,
             prefix_gates=structure.prefix_gates,
             activation=ACTIVATIONS.index(structure.bottleneck_activation),
@@ -71,7 +72,7 @@ class AdapterTable:
         self.columns = max(self.columns, -(-part.down.shape[1] // LANES) * LANES)
         table = library.LowRank(
             down=self._weights(part.down),
-            bias=floats(self._kept_array(part.bias.float())),
+            bias=self._floats(part.bias),
             rank=rank,
             gates=part.gates,
         )
@@ -83,6 +84,21 @@ class AdapterTable:
             table.parts, table.part_rank = len(_PARTS), structure.lora_rank
             table.part_start = _part_starts(structure)
         return table
+
+    def _head(self, head: PreparedHead) -> library.AdapterHead:
+        reading = READINGS[-1] if head.spec.is_per_token else head.spec.pooling
+        table = library.AdapterHead(
+            out=self._floats(head.out[0]),
+            out_bias=self._floats(head.out[1]),
+            outputs=head.out[0].shape[0],
+            reading=READINGS.index(reading),
+        )
+        if head.dense is not None:
+            table.dense, table.dense_bias = map(self._floats, head.dense)
+        return table
+
+    def _floats(self, tensor: Tensor) -> "library.FloatPointer":
+        return floats(self._kept_array(tensor.float()))
 
     def _weights(self, tensor: Tensor) -> int:
         self.struct.is_half = tensor.dtype == torch.float16

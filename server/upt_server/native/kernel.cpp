@@ -36,6 +36,7 @@ constexpr int kPad = kLanes;        // floats behind each row, so that rows fall
 
 enum Precision : int32_t { kFp32, kBf16, kInt8 };
 enum Activation : int32_t { kRelu, kGelu, kSilu, kTanh, kGeluTanh };
+enum Reading : int32_t { kFirstToken, kMeanOfTokens, kEachToken };
 enum Site : int32_t { kAttentionIn, kAttentionOut, kFfnUp, kFfnDown, kBottleneck, kSites };
 
 // y = x Wᵀ + b. `weight` is [panel][word][kPanel] words of 32 bits: one fp32, two bf16 or four
@@ -83,19 +84,30 @@ struct AdapterLayer {
   const void *prefix_keys, *prefix_values;  // [prefix_length, hidden]
 };
 
+// One or two layers, the first with tanh, of what is read of a row's real tokens; `dense` is null
+// where there is one. Without `outputs` the head gives what it reads.
+struct AdapterHead {
+  const float *dense, *dense_bias, *out, *out_bias;
+  int32_t outputs, reading;
+};
+
 // What is `void` is fp16 where `is_half`, else fp32; the arithmetic is the same.
 struct Adapter {
   const AdapterLayer* layers;
+  AdapterHead head;
   const void* prompt;
   int32_t prefix_length, prefix_gates, activation, is_bottleneck_gated, is_half;
 };
 
 // Rows stand one behind the other; `ids` is -1 for a prompt vector, whose index is in `positions`.
+// The real tokens of a row are those from `reals` on, its logits stand from `answers` on.
 struct Batch {
   const Adapter* const* adapters;  // of each row
   const int32_t* starts;           // [rows + 1]
   const int32_t* row_of_token;
   const int32_t *ids, *positions, *types;
+  const int32_t* reals;    // [rows]
+  const int64_t* answers;  // [rows]
   int32_t rows, tokens, columns;  // columns: the most of any low-rank component, a multiple of 16
   int32_t most_keys;              // of any row, prefix included
   int32_t sites;                  // bit i: some adapter has a component at site i
@@ -821,6 +833,15 @@ void normalize(const LayerNorm& norm, float eps, int hidden, const float* x, flo
   }
 }
 
+// y = x Wᵀ + b for one token.
+void apply(const float* weight, const float* bias, int outputs, int inputs, const float* x, float* y) {
+  for (int o = 0; o < outputs; ++o, weight += inputs) {
+    Vec sum = _mm512_setzero_ps();
+    for (int i = 0; i < inputs; i += kLanes) sum = _mm512_fmadd_ps(load(x + i), load(weight + i), sum);
+    y[o] = _mm512_reduce_add_ps(sum) + bias[o];
+  }
+}
+
 // low[t] = x[t] down + bias; the gates' columns pass through the logistic function.
 template <class Number, int tokens>
 void lower_tile(const LowRank& part, int inputs, const float* x, int x_stride, float* low,
@@ -1090,7 +1111,7 @@ struct Sizes {
   int hidden, fused, inner;  // strides
   int padded_keys;
   int64_t shared, own;
-  int64_t words, scalings, inner_space, residual_space, keys, values, scores;  // within `own`
+  int64_t words, scalings, inner_space, keys, values, scores;  // within `own`
 
   Sizes(const Encoder& encoder, const Batch& batch) {
     hidden = encoder.hidden + kPad;
@@ -1100,14 +1121,13 @@ struct Sizes {
     const int size = encoder.hidden / encoder.heads;
     const bool keeps_inner = (batch.sites >> kFfnDown) & 1;
     shared = static_cast<int64_t>(batch.tokens) *
-             (fused + 2 * hidden + 3 * batch.columns + (keeps_inner ? inner : 0));
+             (fused + 3 * hidden + 3 * batch.columns + (keeps_inner ? inner : 0));
     const int64_t block = Format::kBlock;
     words = 0;
     const int inputs = std::min(std::max(encoder.hidden, encoder.intermediate), Format::kChunk);
     scalings = words + block * (Format::padded(inputs / Format::kInputs) * Format::kPlanes + kPad);
     inner_space = scalings + 2 * block + kPad;
-    residual_space = inner_space + block * inner;
-    keys = residual_space + hidden;
+    keys = inner_space + block * inner;
     values = keys + static_cast<int64_t>(size) * padded_keys;
     scores = values + static_cast<int64_t>(padded_keys) * size;
     own = scores + static_cast<int64_t>(kQueries) * padded_keys;
@@ -1118,11 +1138,11 @@ struct Sizes {
 template <class Format>
 class Pass {
  public:
-  Pass(const Encoder& encoder, const Batch& batch, float* hidden, float* space, int threads)
-      : encoder_(encoder), batch_(batch), sizes_(encoder, batch), threads_(threads) {
+  Pass(const Encoder& encoder, const Batch& batch, float* logits, float* space, int threads)
+      : encoder_(encoder), batch_(batch), sizes_(encoder, batch), threads_(threads), logits_(logits) {
     const int64_t tokens = batch.tokens;
-    hidden_ = hidden;
-    qkv_ = space;
+    hidden_ = space;
+    qkv_ = hidden_ + tokens * sizes_.hidden;
     context_ = qkv_ + tokens * sizes_.fused;
     x1_ = context_ + tokens * sizes_.hidden;
     low_in_ = x1_ + tokens * sizes_.hidden;
@@ -1149,6 +1169,8 @@ class Pass {
         for (int index = 0; index < encoder_.layer_count; ++index) {
           run_layer(index, each, [&] { share_attention(index); });
         }
+#pragma omp for schedule(dynamic, 1)
+        for (int row = 0; row < batch_.rows; ++row) answer(row);
       }
       if constexpr (Format::kIsTiled) asm volatile("tilerelease" ::);
     }
@@ -1159,7 +1181,7 @@ class Pass {
   const Batch& batch_;
   const Sizes<Format> sizes_;
   const int threads_;
-  float *hidden_, *qkv_, *context_, *x1_, *low_in_, *low_, *low_out_, *inner_, *own_;
+  float *const logits_, *hidden_, *qkv_, *context_, *x1_, *low_in_, *low_, *low_out_, *inner_, *own_;
   int blocks_, groups_;
 
   bool has(int site) const { return (batch_.sites >> site) & 1; }
@@ -1204,6 +1226,42 @@ class Pass {
         }
       });
     }
+    for (int row = first_row; row < stop_row; ++row) answer(row);
+  }
+
+  // Writes the row's logits.
+  void answer(int row) const {
+    const AdapterHead& head = batch_.adapters[row]->head;
+    const int hidden = encoder_.hidden, first = batch_.reals[row], stop = batch_.starts[row + 1];
+    const float* states = hidden_ + static_cast<int64_t>(first) * sizes_.hidden;
+    float* logits = logits_ + batch_.answers[row];
+    if (head.reading == kEachToken) {
+      for (int t = first; t < stop; ++t, states += sizes_.hidden, logits += head.outputs) {
+        apply_head(head, states, logits);
+      }
+      return;
+    }
+    const int count = head.reading == kFirstToken ? 1 : stop - first;
+    float* pooled = head.outputs ? own() : logits;
+    for (int i = 0; i < hidden; i += kLanes) {
+      Vec sum = load(states + i);
+      for (int t = 1; t < count; ++t) {
+        sum = _mm512_add_ps(sum, load(states + static_cast<int64_t>(t) * sizes_.hidden + i));
+      }
+      store(pooled + i, _mm512_mul_ps(sum, all(1.0f / static_cast<float>(count))));
+    }
+    if (head.outputs) apply_head(head, pooled, logits);
+  }
+
+  void apply_head(const AdapterHead& head, const float* x, float* logits) const {
+    const int hidden = encoder_.hidden;
+    if (head.dense) {
+      float* inner = own() + hidden;
+      apply(head.dense, head.dense_bias, hidden, hidden, x, inner);
+      for (int i = 0; i < hidden; i += kLanes) store(inner + i, hyperbolic_tangent(load(inner + i)));
+      x = inner;
+    }
+    apply(head.out, head.out_bias, head.outputs, hidden, x, logits);
   }
 
   // Ends with a barrier: the next phase may read what any thread wrote.
@@ -1570,7 +1628,7 @@ extern "C" {
 // The sha256 of this file, so that nobody calls a library built from another one.
 const char* upt_source() { return UPT_SOURCE; }
 
-// Floats of workspace that `upt_encode` needs.
+// Floats of workspace that `upt_answer` needs.
 int64_t upt_workspace(const Encoder* encoder, const Batch* batch, int32_t threads) {
   int64_t floats = 0;
   with_format(*encoder, [&](auto format) {
@@ -1580,11 +1638,12 @@ int64_t upt_workspace(const Encoder* encoder, const Batch* batch, int32_t thread
   return floats;
 }
 
-// Writes the last hidden states [tokens, hidden + 16] to `hidden`.
-void upt_encode(const Encoder* encoder, const Batch* batch, float* hidden, float* workspace,
+// Writes each row's logits behind each other: [output], or [real token, output] where the head reads
+// each token.
+void upt_answer(const Encoder* encoder, const Batch* batch, float* logits, float* workspace,
                 int32_t threads) {
   with_format(*encoder, [&](auto format) {
-    Pass<decltype(format)>(*encoder, *batch, hidden, workspace, threads).run();
+    Pass<decltype(format)>(*encoder, *batch, logits, workspace, threads).run();
   });
 }
 

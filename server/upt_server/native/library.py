@@ -18,6 +18,7 @@ Number = Literal["fp32", "bf16", "int8"]
 
 SITES = ("attention_in", "attention_out", "ffn_up", "ffn_down", "bottleneck")
 NUMBERS: tuple[Number, ...] = ("fp32", "bf16", "int8")
+READINGS = ("cls", "mean", "each token")
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "gelu_new")
 LANES, PANEL = 16, 32
 TILE_WORDS = 16  # of a row of an AMX tile
@@ -116,11 +117,25 @@ class AdapterLayer(ctypes.Structure):
     )
 
 
+class AdapterHead(ctypes.Structure):
+    """An adapter's head; ``reading`` indexes READINGS."""
+
+    _fields_ = (
+        ("dense", _Floats),
+        ("dense_bias", _Floats),
+        ("out", _Floats),
+        ("out_bias", _Floats),
+        ("outputs", c_int32),
+        ("reading", c_int32),
+    )
+
+
 class Adapter(ctypes.Structure):
     """An adapter; ``activation`` is the bottleneck's, a ``c_void_p`` is fp16 where ``is_half``."""
 
     _fields_ = (
         ("layers", POINTER(AdapterLayer)),
+        ("head", AdapterHead),
         ("prompt", c_void_p),
         ("prefix_length", c_int32),
         ("prefix_gates", c_int32),
@@ -140,6 +155,8 @@ class Batch(ctypes.Structure):
         ("ids", POINTER(c_int32)),
         ("positions", POINTER(c_int32)),
         ("types", POINTER(c_int32)),
+        ("reals", POINTER(c_int32)),
+        ("answers", POINTER(c_int64)),
         ("rows", c_int32),
         ("tokens", c_int32),
         ("columns", c_int32),
@@ -165,8 +182,8 @@ def load_kernel() -> ctypes.CDLL:
         raise OSError("it was built from another kernel.cpp")
     kernel.upt_workspace.argtypes = (POINTER(Encoder), POINTER(Batch), c_int32)
     kernel.upt_workspace.restype = c_int64
-    kernel.upt_encode.argtypes = (POINTER(Encoder), POINTER(Batch), _Floats, _Floats, c_int32)
-    kernel.upt_encode.restype = None
+    kernel.upt_answer.argtypes = (POINTER(Encoder), POINTER(Batch), _Floats, _Floats, c_int32)
+    kernel.upt_answer.restype = None
     kernel.upt_request_tiles.argtypes = ()
     kernel.upt_request_tiles.restype = c_int32
     return kernel

@@ -1,21 +1,20 @@
 """Runs mixed batches on the compiled kernel (docs/decisions/005-native-kernel.md)."""
 
 import ctypes
+import math
 from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from upt_server.native import library
 from upt_server.native.adapter import AdapterTable, held_in
 from upt_server.native.backbone import PackedBackbone
-from upt_server.native.library import LANES, Number, floats, load_kernel
+from upt_server.native.library import Number, floats, load_kernel
 from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.encoder import Encoder
-from upt_zoo.nn.heads import head_logits
 from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec
 
@@ -48,12 +47,9 @@ class NativeRunner:
         order = _order(rows)
         sorted_rows = [rows[index] for index in order]
         batch = _Batch(sorted_rows, [self._table(row.adapter) for row in sorted_rows])
-        hidden = torch.from_numpy(self._encode(batch))
         logits: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
-        with torch.inference_mode():
-            for index, row, stop in zip(order, sorted_rows, batch.starts[1:].tolist(), strict=True):
-                real = hidden[stop - len(row.ids) : stop, :-LANES]
-                logits[index] = head_logits(row.adapter.head, real, [len(row.ids)])[0].numpy()
+        for index, answer in zip(order, self._answers(batch), strict=True):
+            logits[index] = answer
         return logits
 
     def _table(self, adapter: PreparedAdapter) -> AdapterTable:
@@ -62,18 +58,22 @@ class NativeRunner:
             table = self._tables[adapter] = AdapterTable(adapter)
         return table
 
-    def _encode(self, batch: "_Batch") -> NDArray[np.float32]:
-        """Return the last hidden states [token, hidden + 16] in packed order."""
+    def _answers(self, batch: "_Batch") -> list[NDArray[np.float32]]:
+        """Return each row's logits, in the batch's order."""
         encoder = self._backbone.struct
         struct = batch.struct(self._backbone)
-        hidden = np.empty((struct.tokens, encoder.hidden + LANES), np.float32)
+        shapes = batch.answer_shapes(encoder.hidden)
+        stops = np.cumsum([math.prod(shape) for shape in shapes])
+        batch.answers[1:] = stops[:-1]
+        logits = np.empty(stops[-1], np.float32)
         size = self._kernel.upt_workspace(encoder, struct, self._threads) + _ALIGNMENT
         if self._workspace.size < size:
             self._workspace = np.empty(size, np.float32)
         start = -self._workspace.ctypes.data % _ALIGNMENT // self._workspace.itemsize
         space = floats(self._workspace[start:])
-        self._kernel.upt_encode(encoder, struct, floats(hidden), space, self._threads)
-        return hidden
+        self._kernel.upt_answer(encoder, struct, floats(logits), space, self._threads)
+        parts = np.split(logits, stops[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _order(rows: Sequence[Row]) -> list[int]:
@@ -97,11 +97,13 @@ class _Batch:
     """Rows one behind the other, each row's prompt vectors in front of its real tokens."""
 
     def __init__(self, rows: Sequence[Row], tables: Sequence[AdapterTable]) -> None:
-        self._tables = tables
+        self._rows, self._tables = rows, tables
         real = np.array([len(row.ids) for row in rows])
         prompts = np.array([table.prompt_length for table in tables])
         lengths = real + prompts
         self.starts: _Ints = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        self.reals: _Ints = (self.starts[:-1] + prompts).astype(np.int32)
+        self.answers: NDArray[np.int64] = np.zeros(len(rows), np.int64)
         self._row_of_token: _Ints = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
         place = np.arange(self.starts[-1], dtype=np.int32) - self.starts[self._row_of_token]
         is_prompt = place < prompts[self._row_of_token]
@@ -113,6 +115,15 @@ class _Batch:
         self._most_keys = max(
             int(length) + table.prefix_length for length, table in zip(lengths, tables, strict=True)
         )
+
+    def answer_shapes(self, hidden: int) -> list[tuple[int, ...]]:
+        """Return the shape of each row's logits."""
+        shapes: list[tuple[int, ...]] = []
+        for row in self._rows:
+            head = row.adapter.head
+            outputs = head.out[0].shape[0] or hidden
+            shapes.append((len(row.ids), outputs) if head.spec.is_per_token else (outputs,))
+        return shapes
 
     def struct(self, backbone: PackedBackbone) -> library.Batch:
         """Return the kernel's view of the batch, valid as long as this object lives."""
@@ -141,6 +152,8 @@ class _Batch:
             ids=_ints(self._ids),
             positions=_ints(positions),
             types=_ints(self._types),
+            reals=_ints(self.reals),
+            answers=self.answers.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)),
             rows=len(self._tables),
             tokens=len(self._ids),
             columns=max(table.columns for table in self._tables),
