@@ -5,7 +5,9 @@
 Capacity is what callers get who ask again at once, in calls of ``--inputs`` inputs. Then calls come
 at random times, ``--times`` as many, and nobody tries again. ``goodput`` is what was answered
 before its deadline / capacity. Waiting counts from when a call was due, so it holds the client's
-own delay: client and server share the machine. ``memory`` is the server's, before and while.
+own delay, which ``sent_late`` tells: client and server share the machine. So that the client takes
+little of it, it reads no more of what comes back than its status. ``cores`` says how much of the
+processor each had in the overload. ``memory`` is the server's, before and while.
 
 A few lines for people go to stderr, JSON to stdout.
 """
@@ -17,7 +19,9 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from time import perf_counter
+from time import perf_counter, process_time
+
+import grpc
 
 from upt_benchmarks.arrivals import answered_per_s, send_at_random
 from upt_benchmarks.loaded import (
@@ -27,12 +31,14 @@ from upt_benchmarks.loaded import (
     print_measured,
     serving_random,
 )
+from upt_benchmarks.processors import used_by
 from upt_benchmarks.served import ServerProcess, mixed_texts, named_specs, percentiles
+from upt_protos.v1 import inference_pb2 as pb
 from upt_server.client import AsyncClient
 from upt_zoo.backbone import resolve_backbone
-from upt_zoo.errors import UptError
 
 _GOODPUT, _REFUSAL_MS = 0.9, 50.0
+_PREDICT = "/upt.v1.Inference/Predict"
 
 
 def main() -> int:
@@ -53,6 +59,7 @@ async def _measure(
     ended: Counter[str] = Counter()
     answered_s: list[float] = []
     refused_s: list[float] = []
+    late_s: list[float] = []
     memory_mb: list[float] = []
 
     def inputs() -> list[tuple[str, list[str]]]:
@@ -60,21 +67,26 @@ async def _measure(
 
     async with (
         AsyncClient(server.target, timeout_s=60) as patient,
-        AsyncClient(server.target, timeout_s=arguments.deadline) as hasty,
+        grpc.aio.insecure_channel(server.target) as channel,
     ):
+        hasty: grpc.aio.UnaryUnaryMultiCallable[pb.PredictRequest, bytes] = channel.unary_unary(
+            _PREDICT, request_serializer=pb.PredictRequest.SerializeToString
+        )
 
         async def ask() -> None:
             await patient.predict_many(inputs())
 
         async def ask_hastily(due_s: float) -> None:
-            try:
-                await hasty.predict_many(inputs())
-                ended["answered"] += 1
+            request = pb.PredictRequest(
+                inputs=[pb.Input(adapter=name, texts=texts) for name, texts in inputs()]
+            )
+            late_s.append(perf_counter() - due_s)
+            code = await hasty(request, timeout=arguments.deadline).code()
+            ended[code.name] += 1
+            if code is grpc.StatusCode.OK:
                 answered_s.append(perf_counter() - due_s)
-            except (UptError, TimeoutError) as error:
-                ended[type(error).__name__] += 1
-                if isinstance(error, UptError):
-                    refused_s.append(perf_counter() - due_s)
+            elif code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                refused_s.append(perf_counter() - due_s)
 
         async def watch() -> None:
             while True:
@@ -86,21 +98,27 @@ async def _measure(
         capacity = await answered_per_s(ask, callers=callers, seconds=arguments.seconds)
         before_mb = server.resident_mb()
         watching = asyncio.create_task(watch())
-        started = perf_counter()
+        started, own_s, used = perf_counter(), process_time(), used_by({server.pid})
         await send_at_random(
             ask_hastily, per_s=arguments.times * capacity, seconds=arguments.seconds, seed=1
         )
         took_s = perf_counter() - started
+        own_s, used = process_time() - own_s, used_by({server.pid}).since(used)
         watching.cancel()
     return {
         "inputs_a_call": arguments.inputs,
         "deadline_s": arguments.deadline,
         "capacity_rows_per_s": round(capacity * arguments.inputs, 1),
         "offered_rows_per_s": round(arguments.times * capacity * arguments.inputs, 1),
-        "goodput": round(ended["answered"] / took_s / capacity, 3),
+        "goodput": round(ended["OK"] / took_s / capacity, 3),
         "ended": dict(ended),
         "answered": percentiles(answered_s),
         "refused": percentiles(refused_s),
+        "sent_late": percentiles(late_s),
+        "cores": {
+            "server": round((used.runners_s + used.others_s) / took_s, 2),
+            "client": round(own_s / took_s, 2),
+        },
         "memory_mb": {
             "before": round(before_mb, 1),
             "first_half": round(max(memory_mb[: len(memory_mb) // 2]), 1),

@@ -122,6 +122,7 @@ class Batcher:
         self._pace = Pace()
         self._admission = Admission(self._queue, self._pace, budget)
         self._running: asyncio.Future[tuple[list[Logits | Exception], float]] | None = None
+        self._is_starting = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="upt-runner", initializer=_give_way)
 
     @property
@@ -157,8 +158,10 @@ class Batcher:
         started = perf_counter()
         self._queue.add(entries)
         call.enter_queue()
-        # not at once: calls that became ready together share a batch
-        loop.call_soon(self._start_batch)
+        if self._running is None and not self._is_starting:
+            # not at once: calls that became ready together share a batch
+            self._is_starting = True
+            loop.call_soon(self._start_batch)
         try:
             await call.done
         finally:
@@ -191,6 +194,7 @@ class Batcher:
         self._thread.shutdown()
 
     def _start_batch(self) -> None:
+        self._is_starting = False
         if self._running is not None or not self._queue:
             return
         entries = self._queue.take(self._budget)

@@ -1,9 +1,9 @@
 """What a caller asks for, and the checks that need no tokenizer. Pure: no I/O, no tensors."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 
 from upt_zoo.errors import InvalidInput, InvalidText, UptError
 from upt_zoo.references import Reference
@@ -69,15 +69,25 @@ class Input:
         return sum(map(len, (*self.texts, *self.fields.values())))
 
 
-@contextmanager
-def at_input(index: int, path: str = "") -> Iterator[None]:
+class at_input:
     """Note on an error of upt which input of the call it is about, as a path in the request."""
-    try:
-        yield
-    except UptError as error:
-        located = copy.copy(error)  # several callers may have got the same one from a shared load
-        located.add_note(path or f"inputs[{index}]")
-        raise located from error
+
+    def __init__(self, index: int, path: str = "") -> None:
+        self._index, self._path = index, path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, UptError):
+            located = copy.copy(error)  # several callers may have got the same from a shared load
+            located.add_note(self._path or f"inputs[{self._index}]")
+            raise located from error
 
 
 def check_count(count: int, limits: Limits) -> None:

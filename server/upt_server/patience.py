@@ -24,18 +24,18 @@ _AnswerStream = Callable[[_Requests, _Context], AsyncIterator[Any]]
 _FIRST_MESSAGE_S = 30.0  # as long as a call may take
 _SILENCE_S = 300.0  # as long as a connection without calls is kept
 _STANDSTILL_S = 390.0  # longer by as much as a call may take, so that who is silent is told
-_LAST_WORDS_S = 0.2
+_LAST_WORDS_S = 1.0
 
 
-def impatient(handler: _Handler, call: OpenCall) -> _Handler:
-    """Return a handler of ``call`` that waits for messages itself, and not for ever.
+def impatient(handler: _Handler) -> _Handler:
+    """Return a handler that waits for messages itself, and not for ever.
 
-    A stream ends, too, if its caller takes no answers.
+    A stream ends, too, if its caller takes no answers: the guard has made its ``OpenCall``.
     """
     make, behaviour = (
         (grpc.stream_unary_rpc_method_handler, _unary(cast("_Answer", handler.unary_unary)))
         if handler.unary_unary
-        else (grpc.stream_stream_rpc_method_handler, _stream(handler, call))
+        else (grpc.stream_stream_rpc_method_handler, _stream(handler))
     )
     return cast("Callable[[Any, Any, Any], _Handler]", make)(
         behaviour, handler.request_deserializer, handler.response_serializer
@@ -60,7 +60,7 @@ def _unary(answer: _Answer) -> Any:
     return call
 
 
-def _stream(handler: _Handler, open_call: OpenCall) -> Any:
+def _stream(handler: _Handler) -> Any:
     async def write(requests: _Requests, context: _Context) -> AsyncIterator[Any]:
         # of the kind that writes; no service here has one that yields
         answer = cast("_Answer", handler.unary_stream)
@@ -69,6 +69,7 @@ def _stream(handler: _Handler, open_call: OpenCall) -> Any:
         yield  # makes it a stream
 
     async def call(requests: _Requests, context: _Context) -> AsyncIterator[Any]:
+        open_call = OpenCall.at_hand.get()
         messages = _Messages(await _first(requests, context), requests, open_call)
         answer = cast("_AnswerStream", handler.stream_stream)
         async for response in answer(messages.until_silence(), context):

@@ -6,7 +6,7 @@ forget to hand it on. Owned by the event loop; it knows no protocol but the form
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -191,17 +191,17 @@ class Access:
         self._check_scope(caller, "predict")
         self._count(caller)
 
-    @contextmanager
-    def open_call(self, *, is_stream: bool = False) -> Iterator[None]:
+    def open_call(self, *, is_stream: bool = False) -> AbstractContextManager[None]:
         """Hold the caller's place for one open call; who has no token is not bounded.
 
         Raises:
             Overloaded: the caller has too many open.
         """
         caller = self.caller()
-        if caller.token is None:
-            yield
-            return
+        return nullcontext() if caller.token is None else self._opened(caller, is_stream)
+
+    @contextmanager
+    def _opened(self, caller: Caller, is_stream: bool) -> Iterator[None]:
         usage = self._usage_of(caller)
         if usage.calls >= _MAX_CALLS or (is_stream and usage.streams >= _MAX_STREAMS):
             raise Overloaded(
@@ -216,8 +216,7 @@ class Access:
             usage.calls -= 1
             usage.streams -= is_stream
 
-    @contextmanager
-    def place(self, tokens: int) -> Iterator[None]:
+    def place(self, tokens: int) -> AbstractContextManager[None]:
         """Hold the caller's place for so many tokens that wait or are computed.
 
         Raises:
@@ -226,9 +225,10 @@ class Access:
         """
         caller = self.caller()
         limit = caller.token.queued_tokens if caller.token else None
-        if limit is None:
-            yield
-            return
+        return nullcontext() if limit is None else self._queued(caller, tokens, limit)
+
+    @contextmanager
+    def _queued(self, caller: Caller, tokens: int, limit: int) -> Iterator[None]:
         usage = self._usage_of(caller)
         if tokens > limit:
             raise InvalidInput(

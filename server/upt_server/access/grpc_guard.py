@@ -1,6 +1,7 @@
 """The one place that every call of every gRPC service comes through."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -22,12 +23,15 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 _MAX_CALL_S = 90.0  # its message, the answer, and as long again to read it
 _NAMES = ("adapter", "adapters", "model_name")  # the fields of admin calls that hold references
+# why the call at hand is refused, and its method if that is audited
+_REFUSAL: ContextVar[tuple[UptError, str | None]] = ContextVar("refusal")
 
 
 class GrpcGuard(grpc.aio.ServerInterceptor):
     """Lets calls in that ``access`` admits, before their messages are read; audits admin calls.
 
-    ``refused`` is told the code of every other one; ``need_of`` says what a method needs.
+    It stands before one server. ``refused`` is told the code of every call that is not let in;
+    ``need_of`` says what a method needs.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class GrpcGuard(grpc.aio.ServerInterceptor):
         need_of: Callable[[str], Need] = need_of_rpc,
     ) -> None:
         self._access, self._refused, self._need_of = access, refused, need_of
+        self._guarded: dict[str, _Handler] = {}  # by method, made once
 
     async def intercept_service(
         self,
@@ -47,36 +52,46 @@ class GrpcGuard(grpc.aio.ServerInterceptor):
         """Return the handler of the call, or one that refuses it."""
         method = handler_call_details.method
         need = self._need_of(method)
-        metadata = [(key, str(value)) for key, value in handler_call_details.invocation_metadata]
-        keys = [value for key, value in metadata if key == REQUEST_KEY]
-        priorities = [value for key, value in metadata if key == PRIORITY]
         handler, call = await continuation(handler_call_details), OpenCall()
         if handler is not None and not handler.response_streaming and need != "admin":
             call.end_after(_MAX_CALL_S)
         try:
-            caller = self._access.admit(
-                need,
-                [value for key, value in metadata if key == "authorization"],
-                keys[0] if keys else None,
-                priority=priorities[0] if priorities else "normal",
-            )
+            caller = self._admit(need, handler_call_details.invocation_metadata)
             if caller is not None and handler is not None:
                 call.hold(self._access.open_call(is_stream=handler.response_streaming))
         except UptError as error:
             self._refused(statuses.code_of(error))
-            is_stream = handler is not None and handler.request_streaming
-            return _refusal(error, method if need == "admin" else None, hears_out=bool(is_stream))
+            _REFUSAL.set((error, method if need == "admin" else None))
+            return _HEARING_OUT if handler is not None and handler.request_streaming else _AT_ONCE
         if handler is None:
             return None
+        if method not in self._guarded:
+            self._guarded[method] = self._guard(handler, method)
+        return self._guarded[method]
+
+    def _admit(self, need: Need, metadata: Iterable[tuple[str, object]]) -> Caller | None:
+        given: dict[str, list[str]] = {}
+        for key, value in metadata:
+            given.setdefault(key, []).append(str(value))
+        return self._access.admit(
+            need,
+            given.get("authorization", ()),
+            given.get(REQUEST_KEY, [None])[0],
+            priority=given.get(PRIORITY, ["normal"])[0],
+        )
+
+    def _guard(self, handler: _Handler, method: str) -> _Handler:
         handler = refusing_undecodable(handler)
-        is_audited = need == "admin" and handler.unary_unary
-        return impatient(_audited(handler, method, caller) if is_audited else handler, call)
+        if self._need_of(method) == "admin" and handler.unary_unary:
+            handler = _audited(handler, method, self._access)
+        return impatient(handler)
 
 
-def _refusal(error: UptError, audited_method: str | None, *, hears_out: bool) -> _Handler:
+def _refusing(*, hears_out: bool) -> _Handler:
     """Make a handler that ends any call at once, or after what is on its way from the caller."""
 
     async def refuse(requests: AsyncIterator[bytes], context: _Context) -> AsyncIterator[bytes]:
+        error, audited_method = _REFUSAL.get()
         if audited_method:
             code = statuses.code_of(error).name
             peer = context.peer()
@@ -90,7 +105,10 @@ def _refusal(error: UptError, audited_method: str | None, *, hears_out: bool) ->
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _audited(handler: _Handler, method: str, caller: Caller | None) -> _Handler:
+_AT_ONCE, _HEARING_OUT = _refusing(hears_out=False), _refusing(hears_out=True)
+
+
+def _audited(handler: _Handler, method: str, access: Access) -> _Handler:
     # the types know blocking servers only
     answer = cast("Callable[[Message, _Context], Awaitable[Message]]", handler.unary_unary)
 
@@ -104,7 +122,7 @@ def _audited(handler: _Handler, method: str, caller: Caller | None) -> _Handler:
             raise
         finally:
             audit.record(
-                who=caller.name if caller else "?",
+                who=access.name_at_hand() or "?",
                 peer=context.peer(),
                 what=method,
                 adapters=_adapters(request),

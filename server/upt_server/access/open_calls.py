@@ -8,7 +8,8 @@ the call. So each task is remembered here with the one that made it.
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
@@ -55,6 +56,8 @@ class OpenCall:
     It can end where the loop remembers the makers of tasks; elsewhere only answering ends.
     """
 
+    at_hand: ContextVar["OpenCall"] = ContextVar("open_call")
+
     def __init__(self) -> None:
         self._loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None  # gRPC runs interceptors in it
@@ -62,7 +65,9 @@ class OpenCall:
         self._answering = task
         self._holding = makers.maker_of(task) if isinstance(makers, TaskMakers) else None
         self._timer: asyncio.TimerHandle | None = None
-        task.add_done_callback(lambda _: self._stop_timer())
+        self._place: AbstractContextManager[None] = nullcontext()
+        task.add_done_callback(self._settle)
+        self.at_hand.set(self)
 
     def end_after(self, seconds: float) -> None:
         """Let the call end so long from here on, whatever it waits for then; the last word counts.
@@ -75,7 +80,11 @@ class OpenCall:
     def hold(self, place: AbstractContextManager[None]) -> None:
         """Enter a context that is left when the call has been answered, or has ended without."""
         place.__enter__()
-        self._answering.add_done_callback(lambda _: place.__exit__(None, None, None))
+        self._place = place
+
+    def _settle(self, _: _Task) -> None:
+        self._stop_timer()
+        self._place.__exit__(None, None, None)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -31,6 +31,7 @@ class GrpcRecorder(grpc.aio.ServerInterceptor):
 
     def __init__(self, recorder: Recorder, access: Access) -> None:
         self._recorder, self._access = recorder, access
+        self._made: dict[tuple[str, _Handler], _Handler] = {}  # of a call, around a handler
 
     async def intercept_service(
         self,
@@ -44,7 +45,10 @@ class GrpcRecorder(grpc.aio.ServerInterceptor):
             return handler
         # the guard refuses methods that nobody has, and their names are the caller's words
         call = method.removeprefix("/") if method in GRPC_NEEDS else "unknown"
-        return self._recorded(handler, call)
+        recorded = self._made.get((call, handler))
+        if recorded is None:  # the guard's are made once, too
+            recorded = self._made[call, handler] = self._recorded(handler, call)
+        return recorded
 
     def _recorded(self, handler: _Handler, call: str) -> _Handler:
         if handler.stream_unary:  # see ``upt_server.patience``

@@ -5,7 +5,7 @@ the record travels in the call's own context, as the caller does (``upt_server.a
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -89,6 +89,7 @@ class Record:
         return {name: value for name, value in known.items() if value is not None}
 
 
+_UNTRACED = nullcontext()
 _AT_HAND: ContextVar[Record | None] = ContextVar("record", default=None)
 
 
@@ -123,14 +124,15 @@ def note_status(code: StatusCode) -> None:
         record.status = code.name
 
 
-@contextmanager
-def phase(name: str) -> Iterator[None]:
+def phase(name: str) -> AbstractContextManager[None]:
     """Trace a part of the call at hand."""
     record = at_hand()
-    if record is None or record.span is None:
-        yield
-        return
-    begun = record.span.begin(name)
+    return _UNTRACED if record is None or record.span is None else _traced(record.span, name)
+
+
+@contextmanager
+def _traced(span: CallSpan, name: str) -> Iterator[None]:
+    begun = span.begin(name)
     try:
         yield
     finally:

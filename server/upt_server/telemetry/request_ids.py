@@ -5,7 +5,7 @@ Pure but for the source of new ones. What comes out goes into headers and logs a
 
 import re
 from collections.abc import Callable, Sequence
-from uuid import uuid4
+from secrets import token_hex
 
 REQUEST_ID = "x-request-id"
 # room for UUIDs, W3C and vendors' ids; nothing that could end a header, a line or a quotation
@@ -14,7 +14,7 @@ _WELL_FORMED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=+/@-]{0,127}")
 
 def make_request_id() -> str:
     """Return 32 hexadecimal digits that nobody has had."""
-    return uuid4().hex
+    return token_hex(16)
 
 
 def choose_request_id(given: Sequence[str], make: Callable[[], str] = make_request_id) -> str:
