@@ -48,7 +48,7 @@ def main() -> int:
         args = {"home": folder, "adapter-memory-mb": memory_mb}
         for routing, router in (("affinity", _router(arguments.slots)), ("ray", {})):
             with running_ray() as app:
-                app.deploy(args, router=router)
+                app.deploy(args, ray_options={"request_router_config": router})
                 seen = asyncio.run(_ask(app, names, shares, 2 * room, arguments.seconds))
             measured[routing] = {"of_best": round(seen["hit_rate"] / best, 4), **seen}
             print(routing, measured[routing], file=sys.stderr)

@@ -1,12 +1,15 @@
 """What serving costs on this machine: the numbers that ``upt-server plan`` and the simulator take.
 
-    python benchmarks/costs.py [--precision exact] [--threads 2] [--out COSTS.json]
+    python benchmarks/costs.py [--precision exact] [--threads 2] [--ray] [--out COSTS.json]
 
 Prints the JSON of ``upt_server.capacity.costs.Costs``. Batches of many sizes through the runner
-give the costs of a batch; loads through the residency, alone and beside a busy runner, those of an
-adapter; a server with 32 callers that ask for 32 tokens each what a call costs beyond its batch,
-and one caller alone what it waits beyond it. Takes about a minute, in which nothing else should
-run.
+give the costs of a batch, single rows after pauses that of a pause; loads through the residency,
+alone and beside a busy runner, those of an adapter; a server with 32 callers that ask for 32 tokens
+each what a call costs beyond its batch, and one caller alone what it waits beyond it. Takes about a
+minute, in which nothing else should run.
+
+``--ray`` measures what two replicas behind Ray Serve take on this machine too, by the CPU time of
+their processes (Linux), under five loads: 1 to 32 callers, texts of 32 or of 96 tokens.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +30,7 @@ from upt_benchmarks.closed_loop import ask_in_closed_loop
 from upt_benchmarks.costing import Beyond, Fit, Sample, beyond, fit, shapes
 from upt_benchmarks.machine import this_machine
 from upt_benchmarks.ours import Engine, runner_of
+from upt_benchmarks.routing_costs import measure_router
 from upt_benchmarks.served import (
     ServerProcess,
     named_specs,
@@ -42,8 +46,9 @@ from upt_benchmarks.workloads import (
     row_lengths,
     token_rows,
 )
-from upt_server.capacity.costs import BatchCosts, Costs
+from upt_server.capacity.costs import COLD_AFTER_S, BatchCosts, Costs, RouterCosts
 from upt_server.client import AsyncClient
+from upt_server.precision import Precision
 from upt_server.residency import Residency
 from upt_server.runner import Runner
 from upt_zoo.backbone import Backbone, resolve_backbone
@@ -105,7 +110,10 @@ def main() -> int:
         stored_bytes=loading.stored_bytes,
         server_bytes=serving.server_bytes,
         start_s=serving.start_s,
+        cold_s=_cold(backbone, runner),
     )
+    if arguments.ray:
+        costs = costs.model_copy(update={"router": _router(costs, backbone, arguments.precision)})
     text = costs.model_dump_json(indent=2)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")
@@ -211,6 +219,24 @@ def _serving(
     )
 
 
+def _cold(backbone: Backbone, runner: Runner) -> float:
+    ids = token_rows([_TOKENS] * _ADAPTERS, backbone.config.vocab_size)
+    engine = Engine(runner, backbone)
+    runs = [engine.mixed([row], UNION, 1) for row in ids]
+    warm_s = [_timed(run) for _ in range(_REPEATS) for run in runs]
+    cold_s = []
+    for run in runs * _REPEATS:
+        sleep(COLD_AFTER_S)
+        cold_s.append(_timed(run))
+    return max(0.0, median(cold_s) - median(warm_s))
+
+
+def _router(costs: Costs, backbone: Backbone, precision: Precision) -> RouterCosts:
+    with tempfile.TemporaryDirectory(prefix="upt-costs-") as home:
+        names = publish_random(Path(home), named_specs(backbone, _ADAPTERS))
+        return measure_router(costs, Path(home), names, precision)
+
+
 async def _calls(
     server: ServerProcess, names: Sequence[str], batch: BatchCosts
 ) -> tuple[Beyond, float]:
@@ -256,6 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure what serving costs on this machine.")
     parser.add_argument("--precision", choices=["exact", "fast"], default="exact")
     parser.add_argument("--threads", type=int, default=2, help="that compute")
+    parser.add_argument("--ray", action="store_true", help="what replicas behind Ray take too")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there too")
     return parser
 

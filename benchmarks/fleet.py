@@ -1,14 +1,12 @@
 """A fleet of servers in simulated time: how it routes, fails and scales, and what it can do.
 
     python benchmarks/fleet.py [--costs COSTS.json] [--only routing,capacity_zipf] [--json]
-    python benchmarks/fleet.py --against MEASURED.json
 
 Events are calls, batches, loads of adapters, failures and starts; a batch takes what
 ``benchmarks/costs.py`` measured. Admission, fair queue, pace and retries are the server's and the
 client's own code. Nothing is timed: the same command prints the same tables on any machine, in a
-few minutes. Prints Markdown; ``--json`` JSON.
-
-``--against`` holds what the simulator predicts to what ``benchmarks/predictions.py`` measured.
+few minutes. Prints Markdown; ``--json`` JSON. ``benchmarks/predictions.py`` holds the simulator to
+real servers.
 """
 
 import argparse
@@ -18,8 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from upt_benchmarks.fleets.against import compare
-from upt_benchmarks.fleets.scenarios import Row, Scenarios
+from upt_benchmarks.fleets.scenarios import Scenarios
+from upt_benchmarks.fleets.tables import Row, as_markdown
 from upt_server.capacity.costs import Costs, read_costs
 
 TABLES = ("routing", "capacity_zipf", "capacity_uniform", "failures", "bursts", "scaling")
@@ -28,18 +26,14 @@ TABLES = ("routing", "capacity_zipf", "capacity_uniform", "failures", "bursts", 
 def main() -> int:
     """Simulate, print."""
     arguments = _parser().parse_args()
-    costs = read_costs(arguments.costs)
-    if arguments.against is not None:
-        tables = {"against": _against(costs, arguments.against)}
-    else:
-        tables = _simulated(costs, arguments.only)
+    tables = _simulated(read_costs(arguments.costs), arguments.only)
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(tables, indent=2) + "\n")
     if arguments.json:
         print(json.dumps(tables, indent=2))
     else:
         for name, rows in tables.items():
-            print(f"### {name}\n\n{_markdown(rows)}\n")
+            print(f"### {name}\n\n{as_markdown(rows)}\n")
     return 0
 
 
@@ -60,31 +54,6 @@ def _simulated(costs: Costs, only: Sequence[str]) -> dict[str, list[Row]]:
     return tables
 
 
-def _against(costs: Costs, file: Path) -> list[Row]:
-    return [
-        {
-            "workload": pair.workload,
-            "figure": pair.figure,
-            "predicted": pair.predicted,
-            "measured": pair.measured,
-            "off_percent": round(100 * pair.off, 1),
-        }
-        for pair in compare(costs, json.loads(file.read_text(encoding="utf-8")))
-    ]
-
-
-def _markdown(rows: Sequence[Row]) -> str:
-    header = list(rows[0])
-    lines = [header, ["---"] * len(header), *([_cell(row[key]) for key in header] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(value: float | int | str | None) -> str:
-    if value is None:
-        return "n/a"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def _names(text: str) -> list[str]:
     names = text.split(",")
     if unknown := set(names) - set(TABLES):
@@ -98,7 +67,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Simulate a fleet of servers.")
     parser.add_argument("--costs", type=Path, metavar="FILE", help="of benchmarks/costs.py")
     parser.add_argument("--only", type=_names, default=TABLES, metavar="NAME,NAME")
-    parser.add_argument("--against", type=Path, metavar="FILE", help="of benchmarks/predictions.py")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -1,13 +1,19 @@
-"""Measure real servers, for the simulator to be held to.
+"""Hold what the simulator predicts to real servers.
 
-    python benchmarks/predictions.py --out MEASURED.json [--seconds 15] [--precision exact]
+    python benchmarks/predictions.py --costs COSTS.json [--way ray] [--seconds 15] [--rounds 2]
+    python benchmarks/predictions.py --costs COSTS.json --measured MEASURED.json
 
 32 adapters, clients and servers on one machine. ``closed`` has 64 callers who ask again as soon as
 they are answered, for texts of mixed lengths; ``half`` sends at half of that rate at random times
 (Poisson), and waiting counts from when a call was due; ``small`` is ``closed`` with texts of eight
-tokens. ``two_closed``, ``two_half`` and ``two_small`` are the same, with two servers of one thread
-each in place of one of two, each behind a port of its own and asked for every second call.
-``benchmarks/fleet.py --against MEASURED.json`` holds what the simulator predicts to these.
+tokens. ``--way`` says of what: ``one`` server of two threads; two servers of one thread, each with
+one of two ``ports`` and asked for every second call, which nothing is predicted for; or two
+replicas of one thread behind the one port of Ray Serve (``deploy/ray/serve.yaml``).
+
+The costs are measured beforehand by ``benchmarks/costs.py``, from other calls than these; those
+behind Ray by ``--threads 1 --ray``. ``--out`` keeps what was measured, ``--measured`` takes it from
+there instead of measuring. Prints Markdown: what was predicted, what each round measured, and by
+how much the prediction misses it.
 """
 
 import argparse
@@ -18,55 +24,75 @@ import random
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from itertools import cycle
 from pathlib import Path
 from time import perf_counter
+from typing import get_args
 
 from upt_benchmarks.arrivals import send_at_random
 from upt_benchmarks.closed_loop import Seen, ask_in_closed_loop
+from upt_benchmarks.fleets.against import ADAPTERS, CALLERS, SMALL, Pair, compare
+from upt_benchmarks.fleets.tables import Row, as_markdown
 from upt_benchmarks.machine import this_machine
 from upt_benchmarks.served import (
     mixed_texts,
     named_specs,
     percentiles,
     publish_random,
-    running_server,
     texts_of,
 )
+from upt_benchmarks.ways import Way, running
+from upt_server.capacity.costs import read_costs
 from upt_server.client import AsyncClient
 from upt_zoo.backbone import resolve_backbone
 
-ADAPTERS, CALLERS, SMALL, THREADS = 32, 64, 8, 2
 _WARM_S = 2.0
 
 
 def main() -> int:
-    """Measure, print."""
+    """Measure, predict, print."""
     arguments = _parser().parse_args()
-    result: dict[str, object] = {
+    if arguments.measured is not None:
+        measured = json.loads(arguments.measured.read_text(encoding="utf-8"))
+    else:
+        measured = _measured(arguments.way, arguments)
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(measured, indent=2) + "\n")
+    if measured["way"] == "ports":
+        print(json.dumps(measured, indent=2))
+        return 0
+    pairs = compare(read_costs(arguments.costs), measured["workloads"], way=measured["way"])
+    print(as_markdown([_row(pair) for pair in pairs]))
+    return 0
+
+
+def _measured(way: Way, arguments: argparse.Namespace) -> dict[str, object]:
+    rounds: list[dict[str, dict[str, float]]] = []
+    with tempfile.TemporaryDirectory(prefix="upt-predictions-") as folder:
+        home = Path(folder)
+        names = publish_random(home, named_specs(resolve_backbone(), ADAPTERS))
+        with running(way, home, names, precision=arguments.precision) as targets:
+            for _ in range(arguments.rounds):
+                rounds.append(asyncio.run(_measure(targets, names, arguments.seconds)))
+                print(rounds[-1], file=sys.stderr, flush=True)
+    return {
         "machine": asdict(this_machine()),
         "precision": arguments.precision,
+        "way": way,
+        "workloads": {name: [each[name] for each in rounds] for name in rounds[0]},
     }
-    with tempfile.TemporaryDirectory(prefix="upt-predictions-") as home:
-        names = publish_random(Path(home), named_specs(resolve_backbone(), ADAPTERS))
-        for prefix, servers in (("", 1), ("two_", 2)):
-            threads = str(THREADS // servers)
-            options = ["--precision", arguments.precision, "--threads", threads]
-            with ExitStack() as running:
-                targets = [
-                    running.enter_context(
-                        running_server(Path(home), [*options, "--preload", ",".join(names)])
-                    ).target
-                    for _ in range(servers)
-                ]
-                measured = asyncio.run(_measure(targets, names, arguments.seconds))
-            result |= {f"{prefix}{workload}": seen for workload, seen in measured.items()}
-    text = json.dumps(result, indent=2)
-    arguments.out.write_text(text + "\n")
-    print(text)
-    return 0
+
+
+def _row(pair: Pair) -> Row:
+    return {
+        "workload": pair.workload,
+        "figure": pair.figure,
+        "predicted": pair.predicted,
+        "measured": "; ".join(f"{each:g}" for each in pair.measured),
+        "off": "; ".join(f"{each:+.0%}" for each in pair.off),
+    }
 
 
 async def _measure(
@@ -124,10 +150,14 @@ async def _at_random(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure real servers, for the simulator.")
+    parser = argparse.ArgumentParser(description="Hold the simulator to real servers.")
+    parser.add_argument("--way", choices=get_args(Way), default="one")
+    parser.add_argument("--costs", type=Path, metavar="FILE", help="of benchmarks/costs.py")
+    parser.add_argument("--measured", type=Path, metavar="FILE", help="of an earlier --out")
     parser.add_argument("--seconds", type=float, default=15, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--precision", choices=["exact", "fast"], default="exact")
-    parser.add_argument("--out", type=Path, metavar="FILE", required=True)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write what was measured there")
     return parser
 
 

@@ -15,29 +15,26 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from upt_benchmarks.closed_loop import ask_in_closed_loop
 from upt_benchmarks.machine import this_machine
-from upt_benchmarks.ray_app import running_ray
 from upt_benchmarks.served import (
     mixed_texts,
     named_specs,
     percentiles,
     publish_random,
-    running_server,
     texts_of,
 )
+from upt_benchmarks.ways import Way, running
 from upt_server.client import AsyncClient
 from upt_zoo.backbone import resolve_backbone
 
-Way = Literal["one", "ports", "ray"]
-
-ADAPTERS, CALLERS, SMALL, THREADS = 32, 64, 8, 2
+ADAPTERS, CALLERS, SMALL = 32, 64, 8
 _WARM_S = 2.0
 
 
@@ -50,7 +47,7 @@ def main() -> int:
         names = publish_random(home, named_specs(resolve_backbone(), ADAPTERS))
         for _ in range(arguments.rounds):
             for way in get_args(Way):
-                with _running(way, home, names) as targets:
+                with running(way, home, names) as targets:
                     measured[way].append(asyncio.run(_measure(targets, names, arguments.seconds)))
                 print(way, measured[way][-1], file=sys.stderr)
     text = json.dumps({"machine": asdict(this_machine()), **measured}, indent=2)
@@ -58,21 +55,6 @@ def main() -> int:
         arguments.out.write_text(text + "\n")
     print(text)
     return 0
-
-
-@contextmanager
-def _running(way: Way, home: Path, names: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Start a way's servers with all adapters in memory, and yield where they are asked."""
-    preload = ",".join(names)
-    with ExitStack() as running:
-        if way == "ray":
-            app = running.enter_context(running_ray())
-            app.deploy({"home": str(home), "preload": preload})
-            yield [app.target]
-            return
-        servers = 1 if way == "one" else 2
-        options = ["--threads", str(THREADS // servers), "--preload", preload]
-        yield [running.enter_context(running_server(home, options)).target for _ in range(servers)]
 
 
 async def _measure(

@@ -23,7 +23,7 @@ _ENVIRONMENT = {
 
 
 class RayApp:
-    """Two replicas behind Ray's proxies on free ports of this machine."""
+    """Replicas, two if nothing else is said, behind Ray's proxies on free ports."""
 
     def __init__(self, folder: Path, process: "subprocess.Popen[str]") -> None:
         self._folder, self._process = folder, process
@@ -32,22 +32,27 @@ class RayApp:
         self.http = f"127.0.0.1:{self._http_port}"
 
     def deploy(
-        self, args: Mapping[str, object], *, router: Mapping[str, object] | None = None
+        self, args: Mapping[str, object], *, ray_options: Mapping[str, object] | None = None
     ) -> None:
         """Run replicas with these options, in place of those before, and wait for them.
 
-        ``router`` is a ``request_router_config``; None is the shipped one.
+        ``ray_options`` are those of Ray's deployment that shall be other than shipped; without an
+        ``autoscaling_config`` there are two replicas.
         """
-        _write(self._process.stdin, f"{self._configure(args, router)}\n")
+        _write(self._process.stdin, f"{self._configure(args, ray_options or {})}\n")
         assert self._process.stdout is not None
         while "ready" not in (line := self._process.stdout.readline()):
             assert line, f"Ray ended; see {self._folder / 'log'}"
 
     def replicas(self) -> set[int]:
         """Return the processes of the replicas (Linux)."""
-        return {pid for pid in _descendants(self._process.pid) if _is_replica(pid)}
+        return {pid for pid in self.processes() if _is_replica(pid)}
 
-    def _configure(self, args: Mapping[str, object], router: Mapping[str, object] | None) -> Path:
+    def processes(self) -> set[int]:
+        """Return all of Ray's processes, the replicas among them (Linux)."""
+        return {self._process.pid, *_descendants(self._process.pid)}
+
+    def _configure(self, args: Mapping[str, object], ray_options: Mapping[str, object]) -> Path:
         configuration = yaml.safe_load(_CONFIGURATION.read_text())
         configuration["http_options"]["port"] = self._http_port
         configuration["grpc_options"]["port"] = self._grpc_port
@@ -55,8 +60,7 @@ class RayApp:
         application["args"] = dict(args)
         (deployment,) = application["deployments"]
         deployment["autoscaling_config"]["max_replicas"] = 2
-        if router is not None:
-            deployment["request_router_config"] = dict(router)
+        deployment.update(ray_options)
         file = self._folder / "serve.yaml"
         file.write_text(yaml.safe_dump(configuration), encoding="utf-8")
         return file

@@ -1,4 +1,3 @@
-import math
 import tracemalloc
 from collections import Counter
 from dataclasses import dataclass
@@ -6,19 +5,21 @@ from random import Random
 
 import pytest
 
-from upt_benchmarks.costing import Sample, beyond, fit, shapes
+from upt_benchmarks.costing import Sample, Spent, beyond, fit, routed, shapes
 from upt_benchmarks.fleets.against import compare, predict_closed, predict_open
 from upt_benchmarks.fleets.fleet import Fleet, Scaling
 from upt_benchmarks.fleets.routing import LeastLoadedRouter, RandomRouter, Routing
 from upt_benchmarks.fleets.runs import Seen, Setting, run
+from upt_benchmarks.fleets.shared import Cores, Loop
 from upt_benchmarks.fleets.traffic import Burst, Bursty, Steady
 from upt_server.affinity import AffinityRouter
 from upt_server.capacity.clock import Clock
-from upt_server.capacity.costs import BatchCosts, Costs
+from upt_server.capacity.costs import BatchCosts, Costs, RouterCosts
 from upt_server.capacity.demand import cut, popularity
 from upt_server.capacity.planning import most_per_s
 from upt_server.capacity.replica import Limits
 from upt_server.capacity.trial import Waits
+from upt_zoo.errors import InvalidInput
 
 BATCH = BatchCosts(fixed_s=0.001, row_s=1e-4, token_s=5e-5, adapter_s=1e-4)
 COSTS = Costs(
@@ -291,10 +292,145 @@ def test_an_open_loop_is_answered_as_often_as_it_asks() -> None:
 
 
 def test_predictions_stand_beside_what_was_measured() -> None:
-    one = {"per_s": 100.0, "p50_ms": 10.0, "p99_ms": 20.0}
-    pairs = compare(COSTS, {"closed": one, "half": one, "small": one}, seconds=20.0)
+    rounds = [{"per_s": each, "p50_ms": 10.0, "p99_ms": 20.0} for each in (90.0, 110.0)]
+    pairs = compare(COSTS, {"closed": rounds, "half": rounds, "small": rounds}, seconds=20.0)
     assert len(pairs) == 9
     rate = next(pair for pair in pairs if (pair.workload, pair.figure) == ("half", "per_s"))
     assert rate.predicted == pytest.approx(100, rel=0.05)
-    assert rate.off == pytest.approx(rate.predicted / 100 - 1)
-    assert all(math.isfinite(pair.off) for pair in pairs)
+    assert rate.off == pytest.approx((rate.predicted / 90 - 1, rate.predicted / 110 - 1))
+
+
+def test_a_pause_of_the_runner_makes_the_next_batch_longer_and_none_does_not() -> None:
+    cold = COSTS.model_copy(update={"cold_s": 0.005})
+    assert [cold.after_pause_s(pause_s) for pause_s in (0.0, 0.005, 0.02, 1.0)] == pytest.approx(
+        [0.0, 0.00125, 0.005, 0.005]
+    )
+    rare, rarely_cold = (predict_open(each, [30], 5.0, seconds=100.0) for each in (COSTS, cold))
+    assert rarely_cold["p50_ms"] - rare["p50_ms"] == pytest.approx(5.0, abs=0.3)
+    many, cold_many = (predict_closed(each, [30], seconds=20.0) for each in (COSTS, cold))
+    assert cold_many["per_s"] == pytest.approx(many["per_s"], rel=0.02)
+
+
+# cores that are shared
+
+ROUTER = RouterCosts(
+    batch=BATCH,
+    round_s=2e-3,
+    caller_s=4e-4,
+    proxy_s=2e-3,
+    replica_s=2.4e-3,
+    way_s=1e-3,
+    idle_cores=0.0,
+)
+SHARED = COSTS.model_copy(update={"cores": 2, "router": ROUTER, "jitter": (1.0, 1.0)})
+
+
+def test_a_core_of_its_own_is_the_most_that_a_work_gets() -> None:
+    clock, done = Clock(), list[float]()
+    cores = Cores(clock, 2)
+    for seconds in (1.0, 2.0):
+        cores.run(seconds, lambda: done.append(clock.now_s))
+    clock.run(10.0)
+    assert done == pytest.approx([1.0, 2.0])
+
+
+def test_works_share_the_cores_and_who_is_done_leaves_its_share_to_the_others() -> None:
+    clock, done = Clock(), list[float]()
+    cores = Cores(clock, 1)
+    for seconds in (1.0, 2.0):
+        cores.run(seconds, lambda: done.append(clock.now_s))
+    clock.run(10.0)
+    assert done == pytest.approx([2.0, 3.0])
+
+
+def test_who_gives_way_gets_a_third_of_the_others_share() -> None:
+    clock, done = Clock(), dict[str, float]()
+    cores = Cores(clock, 1)
+    cores.run(1.0, lambda: done.update(runner=clock.now_s), gives_way=True)
+    cores.run(0.75, lambda: done.update(loop=clock.now_s))
+    clock.run(10.0)
+    assert done == pytest.approx({"loop": 1.0, "runner": 1.75})
+
+
+def test_a_loop_does_one_work_after_the_other() -> None:
+    clock, done = Clock(), list[float]()
+    loop = Loop(Cores(clock, 2))
+    for seconds in (1.0, 2.0):
+        loop.run(seconds, lambda: done.append(clock.now_s))
+    clock.run(10.0)
+    assert done == pytest.approx([1.0, 3.0])
+
+
+def test_a_lone_call_behind_a_router_waits_for_all_that_it_passes() -> None:
+    seen = predict_closed(SHARED, [30], way="ray", callers=1, seconds=20.0)
+    batch_s = BATCH.seconds(rows=1, tokens=40, adapters=1)
+    beyond_s = ROUTER.round_s + ROUTER.caller_s + ROUTER.proxy_s + ROUTER.replica_s + ROUTER.way_s
+    assert seen["p50_ms"] == pytest.approx(1000 * (batch_s + beyond_s), abs=0.1)
+
+
+def test_many_calls_behind_a_router_take_all_cores_and_no_more() -> None:
+    seen = predict_closed(SHARED, [30], way="ray", seconds=20.0)
+    rows = seen["batch_rows"]
+    batch_s = BATCH.seconds(rows=1, tokens=40, adapters=1) - BATCH.fixed_s
+    call_s = (BATCH.fixed_s + ROUTER.round_s) / rows + batch_s
+    call_s += ROUTER.caller_s + ROUTER.proxy_s + ROUTER.replica_s
+    assert seen["per_s"] == pytest.approx(2 / call_s, rel=0.05)
+    busy = ROUTER.model_copy(update={"idle_cores": 0.5})
+    less = predict_closed(SHARED.model_copy(update={"router": busy}), [30], way="ray", seconds=20.0)
+    assert less["per_s"] == pytest.approx(0.75 * seen["per_s"], rel=0.05)
+
+
+def test_without_the_costs_of_a_router_nothing_is_predicted_behind_one() -> None:
+    with pytest.raises(InvalidInput, match="--ray"):
+        predict_closed(COSTS, [30], way="ray", seconds=1.0)
+
+
+def test_the_costs_behind_a_router_are_found_in_what_its_processes_used() -> None:
+    cold = COSTS.model_copy(update={"cold_s": 0.004})
+    spent = []
+    for calls, batches, length, pause_s in (
+        (800, 100, 42, 0.0),
+        (400, 60, 106, 0.0),
+        (600, 400, 42, 0.005),
+        (200, 200, 42, 0.010),
+    ):
+        tokens = calls * length
+        spent.append(
+            Spent(
+                elapsed_s=5.0,
+                computing_s=5.0 - batches * (0.003 + pause_s) / 2,
+                calls=calls,
+                batches=batches,
+                tokens=tokens,
+                callers_s=calls * 4e-4,
+                router_s=calls * 2e-3 + 5.0 * 0.1,
+                replicas_s=calls * 2.4e-3 + batches * 2e-3 + 5.0 * 0.05,
+                runners_s=batches * (0.001 + cold.after_pause_s(pause_s)) + tokens * 9e-5,
+            )
+        )
+    idle = Spent(
+        elapsed_s=3.0,
+        computing_s=0.0,
+        calls=0,
+        batches=0,
+        tokens=0,
+        callers_s=0.0,
+        router_s=0.3,
+        replicas_s=0.15,
+        runners_s=0.0,
+    )
+    found = routed(cold, spent, idle, replicas=2, beyond_s=0.01)
+    assert found.batch.model_dump() == pytest.approx(
+        {"fixed_s": 0.001, "row_s": 0.0, "token_s": 9e-5, "adapter_s": 0.0}, abs=1e-7
+    )
+    assert found.model_dump(exclude={"batch"}) == pytest.approx(
+        {
+            "round_s": 2e-3,
+            "caller_s": 4e-4,
+            "proxy_s": 2e-3,
+            "replica_s": 2.4e-3,
+            "way_s": 0.01 - 6.8e-3,
+            "idle_cores": 0.15,
+        },
+        abs=1e-7,
+    )

@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 import grpc
 import pytest
 
+from upt_benchmarks.processors import used_by
 from upt_benchmarks.ray_app import RayApp, running_ray
 from upt_benchmarks.restarts import Persistent, asking
 from upt_benchmarks.truth import Truth
@@ -41,6 +42,15 @@ HEADS = {"sst2": CLASSIFICATION, "stsb": REGRESSION, "squad": SPAN}
 PLACED = [f"task{index}" for index in range(8)]
 TEXTS = ["a film", "a gripping , funny film", "a dull story of a man and a woman in an old city"]
 CALLERS = 4
+AUTOSCALING = {
+    "min_replicas": 1,
+    "max_replicas": 2,
+    "target_ongoing_requests": 2,
+    "metrics_interval_s": 0.5,
+    "look_back_period_s": 2,
+    "upscale_delay_s": 1,
+    "downscale_delay_s": 3,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +315,34 @@ def test_a_tag_that_moves_is_followed_by_all_replicas_and_fails_no_call(
             return {output.adapter.version for output in answers} == {"1.1.0"}
 
         until(is_followed)
+    assert [fault for each in callers for fault in each.faults] == []
+
+
+def test_a_replica_is_added_under_load_and_goes_when_it_is_over_and_no_call_is_lost(
+    replicated: Replicated, runner: TorchRunner
+) -> None:
+    truth, asked = Truth(), [Reference(name=f"scaled{index}") for index in range(8)]
+    for seed, reference in enumerate(asked):
+        stored = replicated.publish(reference.name, seed=300 + seed)
+        learn(truth, replicated, runner, stored)
+        truth.means(reference, stored.digest)
+    callers, app = replicated.clients(2 * CALLERS, truth, asked), replicated.app
+    try:
+        app.deploy(replicated.args, ray_options={"autoscaling_config": AUTOSCALING})
+        with asking(callers[:1]):  # one asks all the time
+            until(lambda: len(app.replicas()) == 1)
+            alone = app.replicas()
+            with asking(callers[1:]):
+                until(lambda: len(app.replicas() - alone) == 1)
+                (added,) = app.replicas() - alone
+                before_s = used_by({added}).runners_s
+                until(lambda: used_by({added}).runners_s > before_s + 0.2)  # it computes
+            until(lambda: len(app.replicas()) == 1)
+            answered = len(callers[0].calls)
+            until(lambda: len(callers[0].calls) > 10 + answered)
+    finally:
+        app.deploy(replicated.args)
+        until(lambda: len(app.replicas()) == 2)
     assert [fault for each in callers for fault in each.faults] == []
 
 

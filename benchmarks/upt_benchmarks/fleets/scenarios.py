@@ -1,6 +1,6 @@
 """What is simulated: routing, capacity over four orders of magnitude, failures, bursts, scaling."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import get_args
@@ -8,14 +8,13 @@ from typing import get_args
 from upt_benchmarks.fleets.fleet import Fleet, Scaling
 from upt_benchmarks.fleets.routing import Routing
 from upt_benchmarks.fleets.runs import Seen, Setting, run
+from upt_benchmarks.fleets.tables import Row
 from upt_benchmarks.fleets.traffic import Burst, Bursty, Traffic
 from upt_server.capacity.clock import Clock
 from upt_server.capacity.costs import Costs
 from upt_server.capacity.demand import Popularity, Slice, cut, lru_hit_rate, popularity
 from upt_server.capacity.planning import Load, most_per_s, plan, slots_of
 from upt_server.capacity.replica import Limits
-
-Row = Mapping[str, float | int | str | None]
 
 TOKENS, P99_S, MEMORY_BYTES = 40, 0.25, 2048 * 2**20
 _MAGNITUDES = (1_000, 10_000, 100_000, 1_000_000)

@@ -16,6 +16,7 @@ from upt_zoo.reasons import first_reason
 
 Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _MEASURED = "costs.json"
+COLD_AFTER_S = 0.02
 
 
 class BatchCosts(BaseModel):
@@ -33,6 +34,26 @@ class BatchCosts(BaseModel):
         return self.fixed_s + self.row_s * rows + self.token_s * tokens + self.adapter_s * adapters
 
 
+class RouterCosts(BaseModel):
+    """What replicas take that share one machine with their router and their callers: CPU seconds.
+
+    ``batch`` is what a replica's batches take of a core there, and ``round_s`` what each of them
+    takes of the event loops, however many calls it answers. A call takes ``caller_s``, ``proxy_s``
+    and ``replica_s`` of the loops that it passes twice, there and back; on its way pass ``way_s``
+    in which nobody computes. Whether or not anybody asks, ``idle_cores`` are taken.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    batch: BatchCosts
+    round_s: Cost
+    caller_s: Cost
+    proxy_s: Cost
+    replica_s: Cost
+    way_s: Cost
+    idle_cores: Cost
+
+
 class Costs(BaseModel):
     """One server on one machine, in seconds and bytes.
 
@@ -41,9 +62,12 @@ class Costs(BaseModel):
     batch until the event loop has noticed it and starts the next one. ``edge_s`` is what a lone
     caller waits beyond its batch. Reading an adapter takes ``load_s``, of which the runner loses
     ``load_work_s``. ``jitter`` holds evenly spaced quantiles of measured by modelled batch times,
-    with a mean of 1. A row is ``prompt_tokens`` longer than its text. An adapter takes
-    ``adapter_bytes`` in memory and ``stored_bytes`` on disk. A server without adapters takes
-    ``server_bytes`` and is ready after ``start_s``.
+    with a mean of 1. After a pause of the runner of ``COLD_AFTER_S`` and more a batch takes
+    ``cold_s`` longer, since its caches hold other things by then; after a shorter one in
+    proportion. A row is ``prompt_tokens`` longer than its text. An adapter takes ``adapter_bytes``
+    in memory and ``stored_bytes`` on disk. A server without adapters takes ``server_bytes`` and is
+    ready after ``start_s``. ``router`` None: a router takes nothing, and each server has a machine
+    of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -65,6 +89,12 @@ class Costs(BaseModel):
     stored_bytes: Annotated[int, Field(gt=0)]
     server_bytes: Annotated[int, Field(gt=0)]
     start_s: Cost
+    cold_s: Cost = 0.0
+    router: RouterCosts | None = None
+
+    def after_pause_s(self, pause_s: float) -> float:
+        """Return how much longer a batch takes after a pause of the runner."""
+        return self.cold_s * min(1.0, pause_s / COLD_AFTER_S)
 
 
 def read_costs(file: Path | None = None) -> Costs:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import Literal
 
 from upt_server.admission import Admission
-from upt_server.capacity.clock import Act, Clock
+from upt_server.capacity.clock import Clock
 from upt_server.capacity.costs import Costs
+from upt_server.capacity.machine import Machine, OwnMachine
 from upt_server.capacity.slots import Slots
 from upt_server.pace import Pace
 from upt_server.scheduling import Budget, FairQueue, Priority
@@ -53,18 +53,27 @@ class Counts:
 
 
 class Replica:
-    """A server that is up until ``kill``."""
+    """A server that is up until ``kill``; ``machine`` None is one of its own."""
 
-    def __init__(self, clock: Clock, costs: Costs, limits: Limits, source: Random) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        costs: Costs,
+        limits: Limits,
+        source: Random,
+        *,
+        machine: Machine | None = None,
+    ) -> None:
         self._clock, self._costs, self._limits, self._random = clock, costs, limits, source
+        self._machine = machine or OwnMachine(clock, costs)
         self.slots = Slots(clock, limits.slots, costs.load_s)
         self._queue = FairQueue[Call](limits.max_queue_tokens)
         self._pace = Pace()
         self._admission = Admission(self._queue, self._pace, limits.budget)
         self._inside: dict[Call, bool] = {}  # whether it holds a lease
         self._running: list[Call] = []
-        self._free_at_s = {"in": 0.0, "out": 0.0}  # who reads calls, and who answers them
         self._loads_paid = 0
+        self._idle_since_s = clock.now_s
         self._busy_s = 0.0
         self._batches = self._rows = 0
 
@@ -86,21 +95,13 @@ class Replica:
     def submit(self, call: Call) -> None:
         """Take a call in; it ends in simulated time."""
         self._inside[call] = False
-        self._pass("in", lambda: self._lease(call))
+        self._machine.carry("in", lambda: self._lease(call))
 
     def kill(self) -> None:
         """Be gone at once: all calls inside end as unavailable."""
         inside, self._inside = self._inside, {}
         for call in inside:
             call.ended(call, Unavailable("the server is gone"))
-
-    def _pass(self, side: Literal["in", "out"], then: Act) -> None:
-        """Have half of a call's work done by one core, in turn, and half of its way pass."""
-        costs, now_s = self._costs, self._clock.now_s
-        work_s = costs.call_s * costs.cores / 2  # what keeps all cores for so long
-        self._free_at_s[side] = max(now_s, self._free_at_s[side]) + work_s
-        way_s = max(0.0, (costs.edge_s - costs.handoff_s) / 2 - work_s)
-        self._clock.after(self._free_at_s[side] + way_s - now_s, then)
 
     def _lease(self, call: Call) -> None:
         if call in self._inside:
@@ -132,12 +133,13 @@ class Replica:
         self._busy_s += seconds
         self._batches += 1
         self._rows += len(batch)
-        self._clock.after(seconds + self._costs.handoff_s, lambda: self._finish_batch(batch))
+        self._machine.compute(seconds, lambda: self._finish_batch(batch))
 
     def _batch_s(self, batch: list[Call], tokens: int) -> float:
         distinct = len({call.adapter for call in batch})
         seconds = self._costs.batch.seconds(rows=len(batch), tokens=tokens, adapters=distinct)
         seconds = (seconds + self._costs.call_s * len(batch)) * self._draw_jitter()
+        seconds += self._costs.after_pause_s(self._clock.now_s - self._idle_since_s)
         loads, self._loads_paid = self.slots.loads - self._loads_paid, self.slots.loads
         return seconds + self._costs.load_work_s * loads
 
@@ -151,10 +153,11 @@ class Replica:
 
     def _finish_batch(self, batch: list[Call]) -> None:
         self._running = []
+        self._idle_since_s = self._clock.now_s
         self._pace.finish(self._clock.now_s)
         self._start_batch()
         for call in batch:
-            self._pass("out", partial(self._end, call, None))
+            self._machine.carry("out", partial(self._end, call, None))
 
     def _end(self, call: Call, error: Overloaded | None) -> None:
         if call not in self._inside:
