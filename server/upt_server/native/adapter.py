@@ -72,7 +72,6 @@ class AdapterTable:
         self.columns = max(self.columns, -(-part.down.shape[1] // LANES) * LANES)
         table = library.LowRank(
             down=self._weights(part.down),
-            gate_rows=self._weights(part.down[:, rank:].T),
             bias=self._floats(part.bias),
             rank=rank,
             gates=part.gates,

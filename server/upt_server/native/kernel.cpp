@@ -68,12 +68,11 @@ struct Encoder {
   int32_t is_tiled;  // for AMX
 };
 
-// The component of an adapter at one site: columns [inputs, rank + gates] down, [rows, outputs] up;
-// the gates' columns once more as `gate_rows` [gates, inputs].
+// The component of an adapter at one site: columns [inputs, rank + gates] down, [rows, outputs] up.
 // With `parts` the outputs are that many equal parts, and part i takes the `part_rank` rows from
 // `part_start[i]` on, or none where that is negative. A bottleneck's last row of `up` is its bias.
 struct LowRank {
-  const void *down, *gate_rows;
+  const void* down;
   const float* bias;
   const void* up;
   int32_t rank, gates, lora_gates, parts, part_rank;
@@ -835,8 +834,7 @@ void normalize(const LayerNorm& norm, float eps, int hidden, const float* x, flo
 }
 
 // y = x Wᵀ + b for one token.
-template <class Number>
-void apply(const Number* weight, const float* bias, int outputs, int inputs, const float* x, float* y) {
+void apply(const float* weight, const float* bias, int outputs, int inputs, const float* x, float* y) {
   for (int o = 0; o < outputs; ++o, weight += inputs) {
     Vec sum = _mm512_setzero_ps();
     for (int i = 0; i < inputs; i += kLanes) sum = _mm512_fmadd_ps(load(x + i), load(weight + i), sum);
@@ -844,50 +842,39 @@ void apply(const Number* weight, const float* bias, int outputs, int inputs, con
   }
 }
 
-// low[t][column ..] = x[t] down[column ..] + bias, for columns of the rank.
-template <class Number, int tokens, int vectors>
-void lower_columns(const LowRank& part, int column, int inputs, const float* x, int x_stride,
-                   float* low, int columns) {
-  const int width = part.rank + part.gates;
-  const Number* down = static_cast<const Number*>(part.down) + column;
-  __mmask16 masks[vectors];
-  Vec sums[tokens][vectors];
-  for (int v = 0; v < vectors; ++v) {
-    masks[v] = first_lanes(part.rank - column - v * kLanes);
-    for (int t = 0; t < tokens; ++t) sums[t][v] = load(masks[v], part.bias + column + v * kLanes);
-  }
-  for (int k = 0; k < inputs; ++k, down += width) {
-    Vec row[vectors];
-    for (int v = 0; v < vectors; ++v) row[v] = load(masks[v], down + v * kLanes);
-    for (int t = 0; t < tokens; ++t) {
-      const Vec value = all(x[t * x_stride + k]);
-      for (int v = 0; v < vectors; ++v) sums[t][v] = _mm512_fmadd_ps(value, row[v], sums[t][v]);
-    }
-  }
-  for (int t = 0; t < tokens; ++t) {
-    for (int v = 0; v < vectors; ++v) store(low + t * columns + column + v * kLanes, sums[t][v]);
-  }
-}
-
-// low[t] = x[t] down + bias; behind it the gates, which pass through the logistic function.
+// low[t] = x[t] down + bias; the gates' columns pass through the logistic function.
 template <class Number, int tokens>
 void lower_tile(const LowRank& part, int inputs, const float* x, int x_stride, float* low,
                 int columns) {
-  for (int column = 0; column < part.rank; column += kPanel) {
-    if (part.rank - column > kLanes) {
-      lower_columns<Number, tokens, 2>(part, column, inputs, x, x_stride, low, columns);
-    } else {
-      lower_columns<Number, tokens, 1>(part, column, inputs, x, x_stride, low, columns);
+  const int width = part.rank + part.gates;
+  for (int column = 0; column < width; column += kPanel) {
+    const int left = width - column;
+    const __mmask16 m0 = first_lanes(left), m1 = first_lanes(left - kLanes);
+    const Number* down = static_cast<const Number*>(part.down) + column;
+    Vec sums[tokens][2];
+    for (int t = 0; t < tokens; ++t) {
+      sums[t][0] = load(m0, part.bias + column);
+      sums[t][1] = load(m1, part.bias + column + kLanes);
+    }
+    for (int k = 0; k < inputs; ++k, down += width) {
+      const Vec d0 = load(m0, down), d1 = load(m1, down + kLanes);
+      for (int t = 0; t < tokens; ++t) {
+        const Vec value = all(x[t * x_stride + k]);
+        sums[t][0] = _mm512_fmadd_ps(value, d0, sums[t][0]);
+        sums[t][1] = _mm512_fmadd_ps(value, d1, sums[t][1]);
+      }
+    }
+    for (int t = 0; t < tokens; ++t) {
+      for (int v = 0; v < 2 && column + v * kLanes < columns; ++v) {
+        store(low + t * columns + column + v * kLanes, sums[t][v]);
+      }
     }
   }
-  if (!part.gates) return;
-  const auto* gates = static_cast<const Number*>(part.gate_rows);
-  for (int t = 0; t < tokens; ++t, x += x_stride, low += columns) {
-    apply(gates, part.bias + part.rank, part.gates, inputs, x, low + part.rank);
-    for (int g = 0; g < part.gates; g += kLanes) {
-      float* values = low + part.rank + g;
-      const __mmask16 mask = first_lanes(part.gates - g);
-      _mm512_mask_storeu_ps(values, mask, sigmoid(load(mask, values)));
+  for (int t = 0; t < tokens; ++t) {
+    for (int g = part.rank; g < width; g += kLanes) {
+      float* gates = low + t * columns + g;
+      const __mmask16 mask = first_lanes(width - g);
+      _mm512_mask_storeu_ps(gates, mask, sigmoid(load(mask, gates)));
     }
   }
 }

@@ -96,7 +96,6 @@ class LowRank(ctypes.Structure):
 
     _fields_ = (
         ("down", c_void_p),
-        ("gate_rows", c_void_p),
         ("bias", _Floats),
         ("up", c_void_p),
         ("rank", c_int32),
