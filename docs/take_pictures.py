@@ -1,9 +1,10 @@
 """Take the pictures of the web page that the documents show, of a running server.
 
-    PYTHONPATH=tests python docs/take_pictures.py docs/images --server 127.0.0.1:8000
+    upt-train report imdb --out report --no-texts --record training/records/imdb-...json
+    PYTHONPATH=tests python docs/take_pictures.py docs/images --report report
 
 The server's store has to hold the catalogue, and its callers need no token. It prints what each
-view loads and how long the first answer takes.
+view loads and how long the first answer takes. ``--report`` takes one of a report of training too.
 """
 
 import argparse
@@ -28,10 +29,10 @@ _LOADED = """(part => ["navigation", "resource"]
   .reduce((sum, each) => sum + each.encodedBodySize, 0))"""
 _CALLERS = """(until => Promise.all(Array.from({ length: 12 }, async (_, caller) => {
   const { adapters } = await (await fetch("../v1/adapters")).json();
-  const body = ({ identity, task }) => JSON.stringify({
+  const body = ({ identity, fields }) => JSON.stringify({
     inputs: [{
       adapter: `${identity.name}:${identity.version}`,
-      texts: task.fields.map(() => "Profits rose by a tenth, the company said."),
+      texts: fields.map(() => "Profits rose by a tenth, the company said."),
     }],
   });
   for (let turn = caller; performance.now() < until; turn += 1 + (turn % 3)) {
@@ -49,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--server", default="127.0.0.1:8000")
+    parser.add_argument("--report", type=Path, metavar="FOLDER")
     asked = parser.parse_args()
     address = f"http://{asked.server}/page/"
     with chromium() as browser:
@@ -60,6 +62,10 @@ def main() -> None:
             act(page)
             save(page.screenshot(), asked.out / f"{name}.png")
             page.close()
+        if asked.report:
+            page = browser.new_page(viewport=TALL)
+            page.goto((asked.report / "report.html").absolute().as_uri())
+            save(page.screenshot(), asked.out / "report.png")
 
 
 def weigh(browser: Browser, address: str) -> str:
