@@ -1,6 +1,7 @@
 """A backbone laid out for the kernel: weights in panels of 32 outputs, in fp32, bf16 or int8.
 
-For AMX the panels are the same, cut into tiles of 16 words; fp32 are three int8 each.
+For AMX the panels are cut into tiles of 16 words; those of fp32, which are three int8 each, have 16
+outputs.
 """
 
 import numpy as np

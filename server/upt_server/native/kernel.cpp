@@ -793,6 +793,7 @@ void project_by_amx(const Linear& linear, const Chunk& chunk, const Operand& x, 
                        fetch(ahead, lines);
                        rest.advance(++turn, turns);
                      });
+      rest.advance(1, 1);
       rest.take(first, count, output);
     }
   }
@@ -833,12 +834,20 @@ void normalize(const LayerNorm& norm, float eps, int hidden, const float* x, flo
   }
 }
 
-// y = x Wᵀ + b for one token.
-void apply(const float* weight, const float* bias, int outputs, int inputs, const float* x, float* y) {
+// y = x Wᵀ + b for tokens that stand `x_stride` and `y_stride` apart.
+template <int tokens>
+void apply(const float* weight, const float* bias, int outputs, int inputs, const float* x,
+           int64_t x_stride, float* y, int64_t y_stride) {
   for (int o = 0; o < outputs; ++o, weight += inputs) {
-    Vec sum = _mm512_setzero_ps();
-    for (int i = 0; i < inputs; i += kLanes) sum = _mm512_fmadd_ps(load(x + i), load(weight + i), sum);
-    y[o] = _mm512_reduce_add_ps(sum) + bias[o];
+    Vec sums[tokens];
+    for (int t = 0; t < tokens; ++t) sums[t] = _mm512_setzero_ps();
+    for (int i = 0; i < inputs; i += kLanes) {
+      const Vec w = load(weight + i);
+      for (int t = 0; t < tokens; ++t) {
+        sums[t] = _mm512_fmadd_ps(load(x + t * x_stride + i), w, sums[t]);
+      }
+    }
+    for (int t = 0; t < tokens; ++t) y[t * y_stride + o] = _mm512_reduce_add_ps(sums[t]) + bias[o];
   }
 }
 
@@ -1236,8 +1245,15 @@ class Pass {
     const float* states = hidden_ + static_cast<int64_t>(first) * sizes_.hidden;
     float* logits = logits_ + batch_.answers[row];
     if (head.reading == kEachToken) {
-      for (int t = first; t < stop; ++t, states += sizes_.hidden, logits += head.outputs) {
-        apply_head(head, states, logits);
+      constexpr int kTokens = 8;
+      const int each = head.outputs;
+      int t = first;
+      for (; t + kTokens <= stop; t += kTokens, states += kTokens * sizes_.hidden) {
+        apply_head<kTokens>(head, states, logits);
+        logits += kTokens * each;
+      }
+      for (; t < stop; ++t, states += sizes_.hidden, logits += each) {
+        apply_head<1>(head, states, logits);
       }
       return;
     }
@@ -1250,18 +1266,23 @@ class Pass {
       }
       store(pooled + i, _mm512_mul_ps(sum, all(1.0f / static_cast<float>(count))));
     }
-    if (head.outputs) apply_head(head, pooled, logits);
+    if (head.outputs) apply_head<1>(head, pooled, logits);
   }
 
+  // For tokens one behind the other.
+  template <int tokens>
   void apply_head(const AdapterHead& head, const float* x, float* logits) const {
     const int hidden = encoder_.hidden;
+    int64_t stride = sizes_.hidden;
     if (head.dense) {
       float* inner = own() + hidden;
-      apply(head.dense, head.dense_bias, hidden, hidden, x, inner);
-      for (int i = 0; i < hidden; i += kLanes) store(inner + i, hyperbolic_tangent(load(inner + i)));
-      x = inner;
+      apply<tokens>(head.dense, head.dense_bias, hidden, hidden, x, stride, inner, hidden);
+      for (int i = 0; i < tokens * hidden; i += kLanes) {
+        store(inner + i, hyperbolic_tangent(load(inner + i)));
+      }
+      x = inner, stride = hidden;
     }
-    apply(head.out, head.out_bias, head.outputs, hidden, x, logits);
+    apply<tokens>(head.out, head.out_bias, head.outputs, hidden, x, stride, logits, head.outputs);
   }
 
   // Ends with a barrier: the next phase may read what any thread wrote.
