@@ -314,10 +314,11 @@ class Server:
 
 
 class _ByService:
-    """Adds services to a gRPC server as wholes.
+    """Adds services to a gRPC server as wholes, and the methods of the health service by name too.
 
-    For each method that is added by name too, ``grpc.aio`` waits for the next call anew whenever
-    any call comes: of 22 methods that takes longer than all that a guard does.
+    For each method that is added by name, ``grpc.aio`` waits for the next call anew whenever any
+    call comes: of 22 methods that takes longer than all that a guard does. All others share one
+    queue, in which a health check would wait behind every call that came before.
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:
@@ -327,8 +328,12 @@ class _ByService:
         """Add a service."""
         self._server.add_generic_rpc_handlers(tuple(handlers))
 
-    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
-        """Pass over its methods."""
+    def add_registered_method_handlers(
+        self, service: str, handlers: dict[str, "grpc.RpcMethodHandler[object, object]"]
+    ) -> None:
+        """Add its methods by name, of the health service."""
+        if service == health.SERVICE_NAME:
+            self._server.add_registered_method_handlers(service, handlers)
 
 
 def _grpc_server(

@@ -60,6 +60,19 @@ async def test_health_follows_the_servers_life(served: Served, service: str) -> 
     assert await health_of(served, service) == SERVING
 
 
+async def test_a_health_check_does_not_wait_behind_the_calls_that_came_before(
+    served: Served,
+) -> None:
+    await served.server.open()
+    flood = 400
+    async with AsyncClient(served.target, timeout_s=60) as client:
+        calls = [asyncio.create_task(client.predict("sst2", "a film")) for _ in range(flood)]
+        await until(lambda: any(call.done() for call in calls))
+        assert await health_of(served, "") == SERVING
+        assert sum(call.done() for call in calls) < flood / 2
+        await asyncio.gather(*calls)
+
+
 async def test_readiness_follows_the_servers_life_and_liveness_does_not(
     served: Served, fake: FakeRunner
 ) -> None:
