@@ -4,7 +4,7 @@ import asyncio
 import gc
 from weakref import ref
 
-from upt_server.access.open_calls import TaskMakers, remember_makers
+from upt_server.access.open_calls import OpenCall, TaskMakers, remember_makers
 
 
 async def test_a_task_is_known_with_the_one_that_made_it() -> None:
@@ -39,3 +39,20 @@ async def test_tasks_that_make_each_other_in_turn_are_forgotten() -> None:
     assert not later[0].done()
     assert first[0]() is None
     later[0].cancel()
+
+
+async def test_a_call_that_is_over_is_forgotten_without_the_collector() -> None:
+    calls: list[ref[OpenCall]] = []
+
+    async def answer() -> None:
+        call = OpenCall()
+        call.end_after(60)
+        calls.append(ref(call))
+
+    gc.disable()
+    try:
+        await asyncio.create_task(answer())
+        await asyncio.sleep(0)  # its callbacks
+        assert calls[0]() is None
+    finally:
+        gc.enable()

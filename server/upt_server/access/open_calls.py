@@ -85,6 +85,9 @@ class OpenCall:
     def _settle(self, _: _Task) -> None:
         self._stop_timer()
         self._place.__exit__(None, None, None)
+        # the task's context holds this call: nobody shall have to look for circles
+        self._timer = self._holding = None
+        del self._answering
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
