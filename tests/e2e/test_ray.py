@@ -327,16 +327,14 @@ def test_a_replica_is_added_under_load_and_goes_when_it_is_over_and_no_call_is_l
         learn(truth, replicated, runner, stored)
         truth.means(reference, stored.digest)
     callers, app = replicated.clients(2 * CALLERS, truth, asked), replicated.app
+    at_first_s: dict[int, float] = {}
     try:
         app.deploy(replicated.args, ray_options={"autoscaling_config": AUTOSCALING})
         with asking(callers[:1]):  # one asks all the time
             until(lambda: len(app.replicas()) == 1)
             alone = app.replicas()
             with asking(callers[1:]):
-                until(lambda: len(app.replicas() - alone) == 1)
-                (added,) = app.replicas() - alone
-                before_s = used_by({added}).runners_s
-                until(lambda: used_by({added}).runners_s > before_s + 0.2)  # it computes
+                until(lambda: computes(app.replicas() - alone, at_first_s))
             until(lambda: len(app.replicas()) == 1)
             answered = len(callers[0].calls)
             until(lambda: len(callers[0].calls) > 10 + answered)
@@ -344,6 +342,15 @@ def test_a_replica_is_added_under_load_and_goes_when_it_is_over_and_no_call_is_l
         app.deploy(replicated.args)
         until(lambda: len(app.replicas()) == 2)
     assert [fault for each in callers for fault in each.faults] == []
+
+
+def computes(replicas: set[int], at_first_s: dict[int, float]) -> bool:
+    """Say whether one of the processes has computed since it was looked at first.
+
+    There may be another one each time: Ray replaces what does not answer its health checks in time.
+    """
+    used_s = {pid: used_by({pid}).runners_s for pid in replicas}
+    return any(used > at_first_s.setdefault(pid, used) + 0.05 for pid, used in used_s.items())
 
 
 def until(is_true: Callable[[], bool]) -> None:
