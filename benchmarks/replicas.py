@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import get_args
 
 from upt_benchmarks.closed_loop import ask_in_closed_loop
+from upt_benchmarks.fleets.against import ADAPTERS, CALLERS, SMALL
 from upt_benchmarks.machine import this_machine
 from upt_benchmarks.served import (
     mixed_texts,
@@ -34,7 +35,6 @@ from upt_benchmarks.ways import Way, running
 from upt_server.client import AsyncClient
 from upt_zoo.backbone import resolve_backbone
 
-ADAPTERS, CALLERS, SMALL = 32, 64, 8
 _WARM_S = 2.0
 
 
