@@ -6,7 +6,7 @@ Both happen while this file is imported, which is before any module of ours is.
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +16,9 @@ for name in ("HF_TOKEN", "HF_ENDPOINT", "UPT_ZOO_HOME", "UPT_ZOO_REMOTES", "UPT_
 for name in [name for name in os.environ if name.startswith("UPT_SERVER_")]:
     os.environ.pop(name)
 install_import_hook("upt_zoo.nn", "beartype.beartype")
+# how long a busy machine takes to draw examples says nothing of a test
+settings.register_profile("tests", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 settings.register_profile("fuzz", max_examples=100_000, deadline=None)  # see CONTRIBUTING.md
 
 

@@ -2,6 +2,8 @@
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -9,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from upt_server.native import library
-from upt_server.native.library import ACTIVATIONS, LANES, READINGS, SITES, floats
+from upt_server.native.library import ACTIVATIONS, LANES, PANEL, READINGS, SITES, floats
+from upt_server.native.pages import LINE, LargePages, Place
 from upt_zoo.nn.adapter import LowRank, PreparedAdapter, PreparedHead, PreparedLayer, Structure
 from upt_zoo.spec import AdapterSpec
 
@@ -29,18 +32,47 @@ def held_in(spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> torch.dtype:
     return torch.float16 if is_half and not is_scaled else torch.float32
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NativeAdapter(PreparedAdapter):
+    """An adapter whose layers are in the kernel's table, and nowhere else."""
+
+    table: "AdapterTable"
+
+    def size_bytes(self) -> int:
+        """Memory that the table takes."""
+        return self.table.size_bytes
+
+    @classmethod
+    def of(cls, adapter: PreparedAdapter, pages: LargePages) -> Self:
+        """Move a prepared adapter into a table."""
+        return cls(
+            structure=adapter.structure,
+            prompt=adapter.prompt,
+            layers=(),
+            head=adapter.head,
+            table=AdapterTable(adapter, pages),
+        )
+
+
 class AdapterTable:
-    """The kernel's form of a prepared adapter; owns every array that ``struct`` points at.
+    """The kernel's form of a prepared adapter, all of it at one place in ``pages``.
 
     Its weights are all fp32 or all fp16, its biases and its head fp32. ``columns`` is the widest
     low-rank component, ``sites`` has a bit for each site in use.
     """
 
-    def __init__(self, adapter: PreparedAdapter) -> None:
-        self._kept: list[NDArray[np.generic]] = []
+    def __init__(self, adapter: PreparedAdapter, pages: LargePages) -> None:
+        self.prompt_length = adapter.prompt_length
+        self.prefix_length = adapter.structure.prefix_length
+        self._place: Place | None = None
+        self._build(adapter)  # to see how much it takes
+        self._place = pages.take(self.size_bytes)
+        self._build(adapter)
+
+    def _build(self, adapter: PreparedAdapter) -> None:
         structure = adapter.structure
+        self.size_bytes = 0
         self.columns, self.sites = LANES, 0
-        self.prompt_length, self.prefix_length = adapter.prompt_length, structure.prefix_length
         layers = (library.AdapterLayer * len(adapter.layers))()
         self.struct = library.Adapter(
             layers=layers,
@@ -77,7 +109,8 @@ class AdapterTable:
             gates=part.gates,
         )
         if part.up.shape[0]:
-            table.up = self._weights(part.up)
+            is_whole = site == "bottleneck"
+            table.up = self._weights(part.up if is_whole else _panels(site, part.up, structure))
         if site != "bottleneck" and structure.is_lora_gated and rank:
             table.lora_gates = rank // structure.lora_rank
         if site == "attention_in" and rank:
@@ -98,16 +131,40 @@ class AdapterTable:
         return table
 
     def _floats(self, tensor: Tensor) -> "library.FloatPointer":
-        return floats(self._kept_array(tensor.float()))
+        return floats(self._placed(tensor.float()))
 
     def _weights(self, tensor: Tensor) -> int:
         self.struct.is_half = tensor.dtype == torch.float16
-        return int(self._kept_array(tensor).ctypes.data)
+        return int(self._placed(tensor).ctypes.data)
 
-    def _kept_array(self, tensor: Tensor) -> NDArray[np.generic]:
+    def _placed(self, tensor: Tensor) -> NDArray[np.generic]:
+        """Return the tensor's numbers, at the next free line of the place if there is one."""
         array: NDArray[np.generic] = np.ascontiguousarray(tensor.numpy())
-        self._kept.append(array)
-        return array
+        start, stop = self.size_bytes, self.size_bytes + array.nbytes
+        self.size_bytes = -(-stop // LINE) * LINE
+        if self._place is None:
+            return array
+        self._place[start:stop] = array.reshape(-1).view(np.uint8)
+        return self._place[start:stop]
+
+
+def _panels(site: str, up: Tensor, structure: Structure) -> Tensor:
+    """Lay a LoRA's up [rank, output] out by panels of outputs, without blocks that are zero."""
+    if site != "attention_in":
+        return _by_panels(up)
+    rank, outputs = structure.lora_rank, up.shape[1] // len(_PARTS)
+    ups = [
+        up[start : start + rank, part * outputs : (part + 1) * outputs]
+        for part, start in enumerate(_part_starts(structure))
+        if start >= 0
+    ]
+    return torch.cat([_by_panels(each) for each in ups])
+
+
+def _by_panels(up: Tensor) -> Tensor:
+    rank, outputs = up.shape
+    padded = torch.nn.functional.pad(up, (0, -outputs % PANEL))
+    return padded.view(rank, -1, PANEL).transpose(0, 1).flatten()
 
 
 def _part_starts(structure: Structure) -> "ctypes.Array[ctypes.c_int32]":

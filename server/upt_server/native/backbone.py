@@ -11,6 +11,7 @@ from torch import Tensor
 
 from upt_server.native import library
 from upt_server.native.library import ACTIVATIONS, LANES, NUMBERS, PANEL, TILE_WORDS, Number, floats
+from upt_server.native.pages import LargePages
 from upt_zoo.backbone import EncoderConfig
 from upt_zoo.nn.encoder import Encoder, LayerNorm
 from upt_zoo.nn.linear import Linear, round_weight
@@ -42,7 +43,7 @@ class PackedBackbone:
 
     def __init__(self, encoder: Encoder, number: Number, *, is_tiled: bool) -> None:
         self._is_tiled = is_tiled
-        self._arena = _Arena()
+        self._pages = LargePages()
         self._kept: list[NDArray[np.generic]] = []
         config, embeddings = encoder.config, encoder.embeddings
         self.first_position = embeddings.first_position
@@ -91,7 +92,7 @@ class PackedBackbone:
             weight, scale = _round_to_24_bits(weight)
             packed.scale = self._floats(scale)
         words = _tiles(weight, number) if self._is_tiled else _panels(weight, number, PANEL)
-        packed.weight = self._keep(self._arena.copy(words)).ctypes.data_as(type(packed.weight))
+        packed.weight = self._keep(self._pages.copy(words)).ctypes.data_as(type(packed.weight))
         return packed
 
     def _norm(self, norm: LayerNorm) -> library.LayerNorm:
@@ -103,29 +104,6 @@ class PackedBackbone:
     def _keep(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         self._kept.append(array)
         return array
-
-
-class _Arena:
-    """Arrays side by side in pages of 2 MiB where the system has them: numpy asks it to.
-
-    A core reads all weights for each block of tokens. In pages of 4 KiB it waits for addresses
-    longer than for the weights, on a virtual machine above all.
-    """
-
-    _CHUNK, _LINE = 32 * 2**20, 64
-
-    def __init__(self) -> None:
-        self._free = np.empty(0, np.uint8)
-
-    def copy(self, array: NDArray[np.generic]) -> NDArray[np.uint8]:
-        """Return the array's bytes at a place of their own, which stays as long as the result."""
-        size = -(-array.nbytes // self._LINE) * self._LINE
-        if size > len(self._free):
-            chunk = np.empty(max(size, self._CHUNK) + self._LINE, np.uint8)
-            self._free = chunk[-chunk.ctypes.data % self._LINE :]
-        place, self._free = self._free[: array.nbytes], self._free[size:]
-        place[:] = array.reshape(-1).view(np.uint8)
-        return place
 
 
 def _panels(weight: Tensor, number: Number, width: int) -> NDArray[np.generic]:

@@ -68,9 +68,11 @@ struct Encoder {
   int32_t is_tiled;  // for AMX
 };
 
-// The component of an adapter at one site: columns [inputs, rank + gates] down, [rows, outputs] up.
-// With `parts` the outputs are that many equal parts, and part i takes the `part_rank` rows from
-// `part_start[i]` on, or none where that is negative. A bottleneck's last row of `up` is its bias.
+// The component of an adapter at one site: columns [inputs, rank + gates] down; up [rank + 1, outputs]
+// for a bottleneck, the last row being its bias, and [output / kPanel][rank][kPanel] for LoRA. With
+// `parts` the outputs are that many equal parts, and part i has the `part_rank` columns of low from
+// `part_start[i]` on, or none where that is negative; the ups of those that have some stand one behind
+// the other.
 struct LowRank {
   const void* down;
   const float* bias;
@@ -258,6 +260,7 @@ struct ByTiles {
   static constexpr bool kIsTiled = true;
   static constexpr int kChunk = kAllInputs;
   static constexpr int kPlanes = 1;
+  static constexpr int kLowPlanes = 1;      // bf16 that say a number of a low-rank product together
   static constexpr int kWidth = kPanel;     // outputs at a time
   static constexpr int kWeightTiles = 2;
   static constexpr int kSums = 1;           // of each token and output
@@ -370,6 +373,12 @@ inline void fetch(const uint32_t*& ahead, int lines) {
   }
 }
 
+// Asks for what is needed a little later.
+inline void fetch_all(const void* from, int64_t bytes) {
+  const char* line = static_cast<const char*>(from);
+  for (const char* const stop = line + bytes; line < stop; line += 64) _mm_prefetch(line, _MM_HINT_T1);
+}
+
 // Says how many rows the tiles have: the `weights` last ones all, the others as many as `tokens`. A
 // product takes as many cycles as that.
 inline void shape_tiles(int weights, int tokens) {
@@ -399,6 +408,7 @@ constexpr int kLevels = 4;  // of worth that products of an fp32's bytes have: 1
 // one, 2⁻³² of the whole, is left out. Source: Ootomo, Ozaki, Yokota, "DGEMM on Integer Matrix
 // Multiplication Unit", 2024.
 struct TiledFp32 : ByTiles {
+  static constexpr int kLowPlanes = 3;
   static constexpr int kChunk = 1536;  // inputs at a time: a block's planes of them fit in a cache
   static constexpr int kGroup = 0;     // never: two threads that read the same weights wait less
   static constexpr int kInputs = 4;
@@ -548,9 +558,9 @@ struct Epilogue {
   const float* coefficients;  // [token of the batch, columns]
 };
 
-// y[i][..] += coefficients[i] · up, for tokens of one adapter; `up` has `rows` rows.
+// y[i][..] += coefficients[i] · up, for tokens of one adapter; `up` has `rows` rows of a panel.
 template <int tokens, int vectors, class Number>
-void raise_panel(const Number* up, int64_t stride, int rows, const float* coefficients, int columns,
+void raise_panel(const Number* up, int rows, const float* coefficients, int columns,
                  float (*y)[kPanel]) {
   Vec sums[tokens][vectors];
 #pragma GCC unroll 6
@@ -558,7 +568,7 @@ void raise_panel(const Number* up, int64_t stride, int rows, const float* coeffi
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) sums[t][v] = load(y[t] + v * kLanes);
   }
-  for (int r = 0; r < rows; ++r, up += stride) {
+  for (int r = 0; r < rows; ++r, up += kPanel) {
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) {
       const Vec row = load(up + v * kLanes);
@@ -576,14 +586,14 @@ void raise_panel(const Number* up, int64_t stride, int rows, const float* coeffi
 }
 
 template <int tokens, class Number>
-void raise_panel_any(const Number* up, int64_t stride, int rows, const float* coefficients,
-                     int columns, bool is_pair, int count, float (*y)[kPanel]) {
+void raise_panel_any(const Number* up, int rows, const float* coefficients, int columns, bool is_pair,
+                     int count, float (*y)[kPanel]) {
   if constexpr (tokens > 0) {
     if (count < tokens) {
-      return raise_panel_any<tokens - 1>(up, stride, rows, coefficients, columns, is_pair, count, y);
+      return raise_panel_any<tokens - 1>(up, rows, coefficients, columns, is_pair, count, y);
     }
-    if (is_pair) return raise_panel<tokens, 2>(up, stride, rows, coefficients, columns, y);
-    raise_panel<tokens, 1>(up, stride, rows, coefficients, columns, y);
+    if (is_pair) return raise_panel<tokens, 2>(up, rows, coefficients, columns, y);
+    raise_panel<tokens, 1>(up, rows, coefficients, columns, y);
   }
 }
 
@@ -599,19 +609,24 @@ void add_low_rank(const Epilogue& after, int outputs, int first, int tokens, int
     while (stop < tokens && batch.adapters[rows[stop]] == adapter) ++stop;
     const LowRank& part = adapter->layers[after.layer].sites[after.site];
     int begin = 0, count = part.up ? part.rank : 0;
+    int64_t at_up = 0;
+    int within = output;
     if (part.up && part.parts) {  // whole panels: the hidden size is a multiple of kPanel
-      begin = part.part_start[output / (outputs / part.parts)];
+      const int each = outputs / part.parts;
+      begin = part.part_start[output / each];
       count = begin < 0 ? 0 : part.part_rank;
+      at_up = static_cast<int64_t>(begin) * each;
+      within = output % each;
     }
+    at_up += within / kPanel * kPanel * count + within % kPanel;
     const int steps = count ? (stop - t + kTokens - 1) / kTokens : 0;
     with_numbers_of(*adapter, [&](auto numbers) {
-      const auto* up = static_cast<decltype(numbers)>(part.up) + static_cast<int64_t>(begin) * outputs;
+      const auto* up = static_cast<decltype(numbers)>(part.up) + at_up;
       for (int i = 0; i < steps; ++i) {
         const int at = t + part_of(stop - t, i, steps), end = t + part_of(stop - t, i + 1, steps);
         const int64_t token = after.first_token + first + at;
-        raise_panel_any<kTokens>(up + output, outputs, count,
-                                 after.coefficients + token * batch.columns + begin, batch.columns,
-                                 is_pair, end - at, y + at);
+        raise_panel_any<kTokens>(up, count, after.coefficients + token * batch.columns + begin,
+                                 batch.columns, is_pair, end - at, y + at);
       }
     });
     t = stop;
@@ -851,6 +866,15 @@ void apply(const float* weight, const float* bias, int outputs, int inputs, cons
   }
 }
 
+// Passes a token's columns of gates through the logistic function.
+inline void open_gates(const LowRank& part, float* low) {
+  const int width = part.rank + part.gates;
+  for (int g = part.rank; g < width; g += kLanes) {
+    const __mmask16 mask = first_lanes(width - g);
+    _mm512_mask_storeu_ps(low + g, mask, sigmoid(load(mask, low + g)));
+  }
+}
+
 // low[t] = x[t] down + bias; the gates' columns pass through the logistic function.
 template <class Number, int tokens>
 void lower_tile(const LowRank& part, int inputs, const float* x, int x_stride, float* low,
@@ -879,13 +903,7 @@ void lower_tile(const LowRank& part, int inputs, const float* x, int x_stride, f
       }
     }
   }
-  for (int t = 0; t < tokens; ++t) {
-    for (int g = part.rank; g < width; g += kLanes) {
-      float* gates = low + t * columns + g;
-      const __mmask16 mask = first_lanes(width - g);
-      _mm512_mask_storeu_ps(gates, mask, sigmoid(load(mask, gates)));
-    }
-  }
+  for (int t = 0; t < tokens; ++t) open_gates(part, low + t * columns);
 }
 
 template <class Number, int tokens>
@@ -894,6 +912,159 @@ void lower_rest(const LowRank& part, int count, int inputs, const float* x, int 
   if constexpr (tokens > 0) {
     if (count == tokens) return lower_tile<Number, tokens>(part, inputs, x, x_stride, low, columns);
     lower_rest<Number, tokens - 1>(part, count, inputs, x, x_stride, low, columns);
+  }
+}
+
+// ---- low-rank components by AMX -------------------------------------------------------------
+
+// An adapter's weights become bf16 when they are needed: they are read once from far, one behind the
+// other, and multiplied while they are near. With several planes an fp16 weight is the sum of two
+// bf16, exactly, and a token's number of three; what is left out is 2⁻²⁴ of the whole.
+
+constexpr int kLowTiles = 4;                   // tiles of tokens at a time
+constexpr int kLowTokens = kLowTiles * kRows;  // tokens at a time
+constexpr int kTileWords = kRows * kRows;
+constexpr int kStep = 2 * kRows;               // inputs of a tile of bf16
+
+constexpr int weight_planes(int planes) { return std::min(planes, 2); }
+
+// Numbers as bf16, two a word, and what they lack as further planes `plane` words on.
+template <int planes>
+void split_numbers(Vec x, uint32_t* to, int64_t plane) {
+#pragma GCC unroll 3
+  for (int p = 0; p < planes; ++p, to += plane) {
+    const __m256i half = (__m256i)_mm512_cvtneps_pbh(x);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), half);
+    const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+    if (p + 1 < planes) x = _mm512_sub_ps(x, _mm512_castsi512_ps(bits));
+  }
+}
+
+// A tile's row of weights: those of an even input and of the odd one behind it, by output.
+template <int planes>
+inline void pair_weights(Vec even, Vec odd, uint32_t* to, int64_t plane) {
+  const auto bits = [](Vec x) { return _mm512_castps_si512(x); };
+  const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  const auto store_pair = [&](__m512i e, __m512i o, uint32_t* place) {
+    const __m512i pair = _mm512_or_si512(_mm512_srli_epi32(e, 16), _mm512_and_si512(o, high));
+    _mm512_storeu_si512(place, pair);
+  };
+  if constexpr (planes == 1) {  // to the nearest
+    const __m512i half = _mm512_set1_epi32(0x8000);
+    store_pair(_mm512_add_epi32(bits(even), half), _mm512_add_epi32(bits(odd), half), to);
+  } else {
+    store_pair(bits(even), bits(odd), to);
+    const auto rest = [&](Vec x) {
+      return bits(_mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(bits(x), high))));
+    };
+    store_pair(rest(even), rest(odd), to + plane);
+  }
+}
+
+// Makes tiles [input / kStep][output / kRows][plane] of rows of weights; what is beyond is 0. It
+// fetches `kAhead` bytes ahead.
+template <int planes>
+void pair_all_weights(const Half* from, int64_t stride, int inputs, int outputs, uint32_t* to) {
+  const auto row = [&](int input, int output) {
+    const __mmask16 lanes = input < inputs ? first_lanes(outputs - output) : 0;
+    return load(lanes, from + input * stride + output);
+  };
+  const int columns = (outputs + kRows - 1) / kRows, rows = round_up(inputs, kStep) / 2;
+  constexpr int kAhead = 2048;
+  const int64_t pair_bytes = 2 * stride * sizeof(Half);
+  fetch_all(from, kAhead);
+  for (int pair = 0; pair < rows; ++pair) {
+    fetch_all(reinterpret_cast<const char*>(from) + kAhead + pair * pair_bytes, pair_bytes);
+    uint32_t* tile = to + static_cast<int64_t>(pair / kRows) * columns * planes * kTileWords;
+    tile += pair % kRows * kRows;
+    for (int c = 0; c < columns; ++c, tile += planes * kTileWords) {
+      pair_weights<planes>(row(2 * pair, c * kRows), row(2 * pair + 1, c * kRows), tile, kTileWords);
+    }
+  }
+}
+
+// sums[tile][row][..] = tiles of tokens times one column of tiles of weights, over `steps` of inputs.
+// Tokens have planes of `plane` words, tiles of weights stand `next` words apart. Registers: 0 to 3
+// sums, 4 and 5 tokens, 6 and 7 weights.
+template <int tiles, int planes>
+void multiply_low(const uint32_t* x, int64_t stride, int rows, int64_t plane, const uint32_t* w,
+                  int64_t next, int steps, float* sums) {
+  zero_tiles();
+  const int64_t tile = rows * stride;
+  for (int step = 0; step < steps; ++step, x += kRows, w += next) {
+    load_tile<6>(w, kRows);
+    if constexpr (planes > 1) load_tile<7>(w + kTileWords, kRows);
+    const auto each = [&](auto weights, const uint32_t* tokens) {
+      load_tile<4>(tokens, stride);
+      add_bf16_tile<0, 4, weights>();
+      if constexpr (tiles > 1) {
+        load_tile<5>(tokens + tile, stride);
+        add_bf16_tile<1, 5, weights>();
+      }
+      if constexpr (tiles > 2) {
+        load_tile<4>(tokens + 2 * tile, stride);
+        add_bf16_tile<2, 4, weights>();
+      }
+      if constexpr (tiles > 3) {
+        load_tile<5>(tokens + 3 * tile, stride);
+        add_bf16_tile<3, 5, weights>();
+      }
+    };
+    constexpr std::integral_constant<int, 6> kNear{};
+    each(kNear, x);
+    if constexpr (planes > 1) {
+      constexpr std::integral_constant<int, 7> kFar{};
+      each(kFar, x);
+      each(kNear, x + plane);
+      if constexpr (planes > 2) {
+        each(kFar, x + plane);
+        each(kNear, x + 2 * plane);
+      }
+    }
+  }
+  store_tile<0>(sums, kRows);
+  if constexpr (tiles > 1) store_tile<1>(sums + kTileWords, kRows);
+  if constexpr (tiles > 2) store_tile<2>(sums + 2 * kTileWords, kRows);
+  if constexpr (tiles > 3) store_tile<3>(sums + 3 * kTileWords, kRows);
+}
+
+// Multiplies up to kLowTokens tokens of `inputs` numbers with what `pair_all_weights` made. `number`
+// gives a token's 16 numbers from an input on, `take` gets the product's 16 from an output on.
+template <int planes, class Number, class Take>
+void multiply_all_low(int tokens, int inputs, int outputs, const uint32_t* weights, uint32_t* space,
+                      Number number, Take take) {
+  const int steps = (inputs + kStep - 1) / kStep, columns = (outputs + kRows - 1) / kRows;
+  const int64_t plane = steps * kRows, stride = planes * plane + kPad;
+  for (int t = 0; t < tokens; ++t) {
+    for (int i = 0; i < steps * kStep; i += kLanes) {
+      const Vec x = i < inputs ? number(t, i) : _mm512_setzero_ps();
+      split_numbers<planes>(x, space + t * stride + i / 2, plane);
+    }
+  }
+  const int tiles = (tokens + kRows - 1) / kRows, rows = (tokens + tiles - 1) / tiles;
+  const int64_t tile = weight_planes(planes) * kTileWords;
+  shape_tiles(2, rows);
+  alignas(64) float sums[kLowTiles * kTileWords];
+  for (int c = 0; c < columns; ++c, weights += tile) {
+    const auto multiply = [&](auto count) {
+      multiply_low<count, planes>(space, stride, rows, plane, weights, columns * tile, steps, sums);
+    };
+    switch (tiles) {
+      case 1:
+        multiply(std::integral_constant<int, 1>{});
+        break;
+      case 2:
+        multiply(std::integral_constant<int, 2>{});
+        break;
+      case 3:
+        multiply(std::integral_constant<int, 3>{});
+        break;
+      default:
+        multiply(std::integral_constant<int, kLowTiles>{});
+    }
+    for (int t = 0; t < tokens; ++t) {
+      take(t, c * kRows, load(sums + t / rows * kTileWords + t % rows * kRows));
+    }
   }
 }
 
@@ -1121,6 +1292,7 @@ struct Sizes {
   int padded_keys;
   int64_t shared, own;
   int64_t words, scalings, inner_space, keys, values, scores;  // within `own`
+  int64_t low_words, low_weights;                              // of low-rank components by AMX
 
   Sizes(const Encoder& encoder, const Batch& batch) {
     hidden = encoder.hidden + kPad;
@@ -1139,7 +1311,15 @@ struct Sizes {
     keys = inner_space + block * inner;
     values = keys + static_cast<int64_t>(size) * padded_keys;
     scores = values + static_cast<int64_t>(padded_keys) * size;
-    own = scores + static_cast<int64_t>(kQueries) * padded_keys;
+    low_words = low_weights = own = scores + static_cast<int64_t>(kQueries) * padded_keys;
+    if constexpr (Format::kIsTiled) {
+      const int widest = std::max(encoder.hidden, keeps_inner ? encoder.intermediate : 0);
+      const int steps = round_up(widest, kStep), steps_up = round_up(batch.columns + 1, kStep);
+      const int64_t down = static_cast<int64_t>(steps) * batch.columns;
+      const int64_t up = static_cast<int64_t>(steps_up) * encoder.hidden;
+      low_weights = low_words + kLowTokens * (steps / 2 * Format::kLowPlanes + kPad);
+      own = low_weights + std::max(down, up) / 2 * weight_planes(Format::kLowPlanes);
+    }
     own = (own + 1023) / 1024 * 1024;
   }
 };
@@ -1204,6 +1384,22 @@ class Pass {
     return *batch_.adapters[batch_.row_of_token[token]];
   }
 
+  // Calls `work` with each run of tokens of one adapter: the adapter, its first token, the one behind.
+  template <class Work>
+  void each_adapter(int first, int count, Work work) const {
+    for (int token = first; token < first + count;) {
+      const Adapter& adapter = adapter_of(token);
+      int stop = token;
+      while (stop < first + count && &adapter_of(stop) == &adapter) ++stop;
+      work(adapter, token, stop);
+      token = stop;
+    }
+  }
+
+  static void fetch_numbers(const Adapter& adapter, const void* from, int64_t count) {
+    fetch_all(from, count * (adapter.is_half ? sizeof(Half) : sizeof(float)));
+  }
+
   bool can_group() const {
     for (int row = 0; row < batch_.rows; ++row) {
       const int64_t tokens = batch_.starts[row + 1] - batch_.starts[row];
@@ -1230,7 +1426,9 @@ class Pass {
     each([&](int first, int count) { embed(first, count); });
     for (int index = 0; index < encoder_.layer_count; ++index) {
       run_layer(index, each, [&] {
+        fetch_prefix(index, first_row);
         for (int row = first_row; row < stop_row; ++row) {
+          if (row + 1 < stop_row) fetch_prefix(index, row + 1);
           for (int head = 0; head < encoder_.heads; ++head) attend_head(index, row, head);
         }
       });
@@ -1339,6 +1537,10 @@ class Pass {
   }
 
   void qkv(int index, int first, int count) {
+    each_adapter(first, count, [&](const Adapter& adapter, int, int) {
+      const LowRank& part = adapter.layers[index].sites[kAttentionIn];
+      if (part.up) fetch_numbers(adapter, part.up, static_cast<int64_t>(part.rank) * encoder_.hidden);
+    });
     scale_low(low_in_, index, kAttentionIn, first, count);
     product(encoder_.layers[index].qkv, hidden_, sizes_.hidden, first, count,
             {qkv_, sizes_.fused, nullptr, -1, nullptr, 0, index, kAttentionIn, low_in_});
@@ -1371,23 +1573,48 @@ class Pass {
   void lower(const float* x, int x_stride, int inputs, int layer, int site, float* low, int first,
              int count) const {
     if (!has(site)) return;
-    const int last = first + count;
-    for (int token = first; token < last;) {
-      const Adapter& adapter = adapter_of(token);
-      int stop = token;
-      while (stop < last && &adapter_of(stop) == &adapter) ++stop;
+    each_adapter(first, count, [&](const Adapter& adapter, int token, int stop) {
       const LowRank& part = adapter.layers[layer].sites[site];
+      if (part.rank + part.gates == 0) return;
+      const auto* from = x + static_cast<int64_t>(token) * x_stride;
+      float* to = low + static_cast<int64_t>(token) * batch_.columns;
+      if constexpr (Format::kIsTiled) {
+        if (adapter.is_half) return lower_by_tiles(part, from, x_stride, inputs, to, stop - token);
+      }
       constexpr int kTokens = 12;
-      for (; token < stop && part.rank + part.gates > 0; token += kTokens) {
+      for (; token < stop; token += kTokens) {
         with_numbers_of(adapter, [&](auto numbers) {
           using Number = std::remove_cv_t<std::remove_pointer_t<decltype(numbers)>>;
-          lower_rest<Number, kTokens>(part, std::min(kTokens, stop - token), inputs,
-                                      x + static_cast<int64_t>(token) * x_stride, x_stride,
-                                      low + static_cast<int64_t>(token) * batch_.columns,
+          lower_rest<Number, kTokens>(part, std::min(kTokens, stop - token), inputs, from, x_stride, to,
                                       batch_.columns);
         });
+        from += kTokens * x_stride;
+        to += kTokens * batch_.columns;
       }
-      token = stop;
+    });
+  }
+
+  uint32_t* own_words(int64_t place) const { return reinterpret_cast<uint32_t*>(own() + place); }
+
+  // For tokens of one adapter whose numbers are fp16.
+  void lower_by_tiles(const LowRank& part, const float* x, int64_t x_stride, int inputs, float* low,
+                      int tokens) const {
+    constexpr int kPlanes = Format::kLowPlanes;
+    const int width = part.rank + part.gates;
+    uint32_t *weights = own_words(sizes_.low_weights), *words = own_words(sizes_.low_words);
+    const auto* down = static_cast<const Half*>(part.down);
+    pair_all_weights<weight_planes(kPlanes)>(down, width, inputs, width, weights);
+    for (int first = 0; first < tokens; first += kLowTokens) {
+      const int count = std::min(kLowTokens, tokens - first);
+      float* y = low + static_cast<int64_t>(first) * batch_.columns;
+      multiply_all_low<kPlanes>(
+          count, inputs, width, weights, words,
+          [&](int t, int i) { return load(x + (first + t) * x_stride + i); },
+          [&](int t, int column, Vec sum) {
+            const Vec bias = load(first_lanes(width - column), part.bias + column);
+            store(y + t * batch_.columns + column, _mm512_add_ps(sum, bias));
+          });
+      for (int t = 0; t < count; ++t) open_gates(part, y + t * batch_.columns);
     }
   }
 
@@ -1457,6 +1684,13 @@ class Pass {
       }
     }
     return {words, stride, scalings};
+  }
+
+  void fetch_prefix(int index, int row) const {
+    const Adapter& adapter = *batch_.adapters[row];
+    const int64_t count = static_cast<int64_t>(adapter.prefix_length) * encoder_.hidden;
+    fetch_numbers(adapter, adapter.layers[index].prefix_keys, count);
+    fetch_numbers(adapter, adapter.layers[index].prefix_values, count);
   }
 
   void attend_head(int index, int row, int which) const {
@@ -1540,63 +1774,90 @@ class Pass {
   void finish_layer(int index, int first, int count) {
     const Layer& layer = encoder_.layers[index];
     const int hidden = encoder_.hidden;
-    for (int token = first; token < first + count;) {
-      const int row = batch_.row_of_token[token];
-      const int stop = std::min(first + count, batch_.starts[row + 1]);
-      const Adapter& adapter = *batch_.adapters[row];
+    each_adapter(first, count, [&](const Adapter& adapter, int token, int stop) {
       const LowRank& part = adapter.layers[index].sites[kBottleneck];
-      float gate = 1.0f;
-      if (part.up && adapter.is_bottleneck_gated) gate = gate_of_row(low_out_, row, part.rank);
-      if (part.up) {
-        with_numbers_of(adapter, [&](auto numbers) {
-          add_bottleneck(part, numbers, adapter.activation, gate, token, stop);
-        });
-      }
-      for (; token < stop; ++token) {
-        normalize(layer.ffn_norm, encoder_.eps, hidden,
-                  context_ + static_cast<int64_t>(token) * sizes_.hidden,
-                  hidden_ + static_cast<int64_t>(token) * sizes_.hidden);
-      }
+      if (part.up) add_bottleneck(adapter, part, token, stop);
+    });
+    for (int token = first; token < first + count; ++token) {
+      normalize(layer.ffn_norm, encoder_.eps, hidden,
+                context_ + static_cast<int64_t>(token) * sizes_.hidden,
+                hidden_ + static_cast<int64_t>(token) * sizes_.hidden);
     }
     if (index + 1 < encoder_.layer_count) {
       lower(hidden_, sizes_.hidden, hidden, index + 1, kAttentionIn, low_in_, first, count);
     }
   }
 
-  // context[token] += gate · (activate(low) up + bias), for tokens of one row.
-  template <class Number>
-  void add_bottleneck(const LowRank& part, const Number*, int activation, float gate, int first,
-                      int stop) const {
+  // context[token] += gate · (activate(low) up + bias), for tokens of one adapter.
+  void add_bottleneck(const Adapter& adapter, const LowRank& part, int first, int stop) const {
     const int64_t columns = batch_.columns;
-    for (int token = first; token < stop; ++token) {
-      float* low = low_out_ + token * columns;
-      for (int r = 0; r < part.rank; r += kLanes) {
-        const __mmask16 mask = first_lanes(part.rank - r);
-        const Vec u = activate(activation, load(mask, low + r));
-        _mm512_mask_storeu_ps(low + r, mask, _mm512_mul_ps(u, all(gate)));
+    float gates[Format::kBlock];
+    for (int token = first; token < stop;) {
+      const int row = batch_.row_of_token[token], end = std::min(stop, batch_.starts[row + 1]);
+      const float gate = adapter.is_bottleneck_gated ? gate_of_row(low_out_, row, part.rank) : 1.0f;
+      for (; token < end; ++token) {
+        gates[token - first] = gate;
+        float* low = low_out_ + token * columns;
+        for (int r = 0; r < part.rank; r += kLanes) {
+          const __mmask16 mask = first_lanes(part.rank - r);
+          const Vec u = activate(adapter.activation, load(mask, low + r));
+          _mm512_mask_storeu_ps(low + r, mask, _mm512_mul_ps(u, all(gate)));
+        }
       }
+    }
+    if constexpr (Format::kIsTiled) {
+      if (adapter.is_half) return raise_by_tiles(part, gates, first, stop - first);
     }
     constexpr int kTokens = 6;
     for (int token = first; token < stop; token += kTokens) {
-      raise_rest<Number, kTokens>(part, gate, token, std::min(kTokens, stop - token));
+      with_numbers_of(adapter, [&](auto numbers) {
+        using Number = std::remove_cv_t<std::remove_pointer_t<decltype(numbers)>>;
+        raise_rest<Number, kTokens>(part, gates + token - first, token,
+                                    std::min(kTokens, stop - token));
+      });
+    }
+  }
+
+  // context[token] += low[token] up + gate · bias, for tokens of one adapter of fp16: the gate is one
+  // more column of low, as the bias is one more row of up.
+  void raise_by_tiles(const LowRank& part, const float* gates, int first, int tokens) const {
+    constexpr int kPlanes = Format::kLowPlanes;
+    const int hidden = encoder_.hidden;
+    uint32_t *weights = own_words(sizes_.low_weights), *words = own_words(sizes_.low_words);
+    const auto* up = static_cast<const Half*>(part.up);
+    pair_all_weights<weight_planes(kPlanes)>(up, hidden, part.rank + 1, hidden, weights);
+    for (int done = 0; done < tokens; done += kLowTokens) {
+      const int64_t token = first + done;
+      multiply_all_low<kPlanes>(
+          std::min(kLowTokens, tokens - done), part.rank + 1, hidden, weights, words,
+          [&](int t, int i) {
+            const int at = part.rank - i;
+            const Vec low = load(first_lanes(at), low_out_ + (token + t) * batch_.columns + i);
+            const __mmask16 is_gate = at >= 0 && at < kLanes ? static_cast<__mmask16>(1u << at) : 0;
+            return _mm512_mask_mov_ps(low, is_gate, all(gates[done + t]));
+          },
+          [&](int t, int output, Vec sum) {
+            float* x = context_ + (token + t) * sizes_.hidden + output;
+            store(x, _mm512_add_ps(load(x), sum));
+          });
     }
   }
 
   template <class Number, int tokens>
-  void raise_rest(const LowRank& part, float gate, int token, int count) const {
+  void raise_rest(const LowRank& part, const float* gates, int token, int count) const {
     if constexpr (tokens > 0) {
-      if (count < tokens) return raise_rest<Number, tokens - 1>(part, gate, token, count);
+      if (count < tokens) return raise_rest<Number, tokens - 1>(part, gates, token, count);
       int i = 0;
       for (; i + 4 * kLanes <= encoder_.hidden; i += 4 * kLanes) {
-        raise<Number, tokens, 4>(part, gate, token, i);
+        raise<Number, tokens, 4>(part, gates, token, i);
       }
-      for (; i < encoder_.hidden; i += kLanes) raise<Number, tokens, 1>(part, gate, token, i);
+      for (; i < encoder_.hidden; i += kLanes) raise<Number, tokens, 1>(part, gates, token, i);
     }
   }
 
   // context[token][i ..] += low[token] up + gate · bias.
   template <class Number, int tokens, int vectors>
-  void raise(const LowRank& part, float gate, int token, int i) const {
+  void raise(const LowRank& part, const float* gates, int token, int i) const {
     float* x = context_ + static_cast<int64_t>(token) * sizes_.hidden + i;
     const float* low = low_out_ + static_cast<int64_t>(token) * batch_.columns;
     const Number* up = static_cast<const Number*>(part.up) + i;
@@ -1606,7 +1867,7 @@ class Pass {
     for (int t = 0; t < tokens; ++t) {
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
-        sums[t][v] = _mm512_fmadd_ps(all(gate), load(bias + v * kLanes),
+        sums[t][v] = _mm512_fmadd_ps(all(gates[t]), load(bias + v * kLanes),
                                      load(x + t * sizes_.hidden + v * kLanes));
       }
     }

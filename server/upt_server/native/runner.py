@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from upt_server.native import library
-from upt_server.native.adapter import AdapterTable, held_in
+from upt_server.native.adapter import AdapterTable, NativeAdapter, held_in
 from upt_server.native.backbone import PackedBackbone
 from upt_server.native.library import Number, floats, load_kernel
+from upt_server.native.pages import LargePages
 from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.encoder import Encoder
 from upt_zoo.nn.packing import Row
@@ -33,14 +34,14 @@ class NativeRunner:
         self.name = f"native-{number}"
         self._backbone = PackedBackbone(encoder, number, is_tiled=library.has_tiles())
         self._kernel, self._threads = load_kernel(), threads
+        self._pages = LargePages()
         self._tables: WeakKeyDictionary[PreparedAdapter, AdapterTable] = WeakKeyDictionary()
         self._workspace = np.empty(0, np.float32)
 
     def prepare(self, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> PreparedAdapter:
         """Fuse the adapter's tensors and lay out the kernel's table of them."""
         adapter = prepare(spec, tensors, dtype=held_in(spec, tensors))
-        self._table(adapter)
-        return adapter
+        return NativeAdapter.of(adapter, self._pages)
 
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """Return each row's logits, in the rows' order, as ``upt_zoo.nn.heads`` forms them."""
@@ -53,9 +54,11 @@ class NativeRunner:
         return logits
 
     def _table(self, adapter: PreparedAdapter) -> AdapterTable:
+        if isinstance(adapter, NativeAdapter):
+            return adapter.table
         table = self._tables.get(adapter)
         if table is None:
-            table = self._tables[adapter] = AdapterTable(adapter)
+            table = self._tables[adapter] = AdapterTable(adapter, self._pages)
         return table
 
     def _answers(self, batch: "_Batch") -> list[NDArray[np.float32]]:
