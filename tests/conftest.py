@@ -16,8 +16,8 @@ for name in ("HF_TOKEN", "HF_ENDPOINT", "UPT_ZOO_HOME", "UPT_ZOO_REMOTES", "UPT_
 for name in [name for name in os.environ if name.startswith("UPT_SERVER_")]:
     os.environ.pop(name)
 install_import_hook("upt_zoo.nn", "beartype.beartype")
-# how long a busy machine takes to draw examples says nothing of a test
-settings.register_profile("tests", suppress_health_check=[HealthCheck.too_slow])
+# how long a busy machine takes says nothing of what is tested
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 settings.register_profile("fuzz", max_examples=100_000, deadline=None)  # see CONTRIBUTING.md
 
