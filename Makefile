@@ -44,10 +44,11 @@ fix: $(SETUP) ## Mend what ruff can mend
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-# one thread: on busy cores several wait for each other (twice as long), on idle ones they gain nothing
+# two processes, a file's tests in one of them; and one thread each: on busy cores several wait for
+# each other (twice as long), on idle ones they gain nothing
 test: $(SETUP) $(TRITON_SETUP) $(HUB_SETUP) $(DEPLOY_SETUP) $(TYPESCRIPT_SETUP) ## Run all tests; the branch coverage of zoo and server is gated
 	TRITON_VENV=$(TRITON_VENV) HUB_VENV=$(HUB_VENV) DEPLOY_VENV=$(DEPLOY_VENV) OMP_NUM_THREADS=1 \
-	  $(PYTHON) -m pytest -q --cov --cov-report=
+	  $(PYTHON) -m pytest -q --numprocesses 2 --dist loadfile --cov --cov-report=
 	$(BIN)/coverage report --include='zoo/*,server/*' --fail-under=$(COVERAGE_GATE)
 
 test-gpu: $(SETUP) ## Run the tests that need a GPU
