@@ -379,17 +379,18 @@ inline void fetch_all(const void* from, int64_t bytes) {
   for (const char* const stop = line + bytes; line < stop; line += 64) _mm_prefetch(line, _MM_HINT_T1);
 }
 
-// Says how many rows the tiles have: the `weights` last ones all, the others as many as `tokens`. A
-// product takes as many cycles as that.
-inline void shape_tiles(int weights, int tokens) {
+// Says how large the tiles are: the `weights` last ones have a row for each word of a token, the others
+// one for each token. A product takes as many cycles as there are tokens.
+inline void shape_tiles(int weights, int tokens, int words = kRows) {
   struct alignas(64) {
     uint8_t palette = 1, start = 0, reserved[14] = {};
     uint16_t bytes[16] = {};
     uint8_t rows[16] = {};
   } shape;
   for (int i = 0; i < 8; ++i) {
-    shape.bytes[i] = 4 * kRows;
-    shape.rows[i] = i < 8 - weights ? static_cast<uint8_t>(tokens) : kRows;
+    const bool is_sums = i < 4, is_weights = i >= 8 - weights;
+    shape.bytes[i] = static_cast<uint16_t>(4 * (is_sums || is_weights ? kRows : words));
+    shape.rows[i] = static_cast<uint8_t>(is_weights ? words : tokens);
   }
   asm volatile("ldtilecfg %0" ::"m"(shape));
 }
@@ -556,6 +557,7 @@ struct Epilogue {
   const Batch* batch;     // null where no adapter has a component here
   int first_token, layer, site;
   const float* coefficients;  // [token of the batch, columns]
+  bool has_begun = false;     // `out` has the bias, and LoRA of fp16
 };
 
 // y[i][..] += coefficients[i] · up, for tokens of one adapter; `up` has `rows` rows of a panel.
@@ -608,10 +610,11 @@ void add_low_rank(const Epilogue& after, int outputs, int first, int tokens, int
     int stop = t + 1;
     while (stop < tokens && batch.adapters[rows[stop]] == adapter) ++stop;
     const LowRank& part = adapter->layers[after.layer].sites[after.site];
-    int begin = 0, count = part.up ? part.rank : 0;
+    const bool is_to_do = part.up && !(after.has_begun && adapter->is_half);
+    int begin = 0, count = is_to_do ? part.rank : 0;
     int64_t at_up = 0;
     int within = output;
-    if (part.up && part.parts) {  // whole panels: the hidden size is a multiple of kPanel
+    if (count && part.parts) {  // whole panels: the hidden size is a multiple of kPanel
       const int each = outputs / part.parts;
       begin = part.part_start[output / each];
       count = begin < 0 ? 0 : part.part_rank;
@@ -756,7 +759,8 @@ class Rest {
         const int i = v * kLanes;
         float* out = after_.out + place + i;
         Vec x = Format::finish(linear_, output_ + i, x_.scalings[first_ + done_ + t], sums + i);
-        x = _mm512_add_ps(x, load(chunk_.is_first() ? linear_.bias + output_ + i : out));
+        const bool is_begun = after_.has_begun || !chunk_.is_first();
+        x = _mm512_add_ps(x, load(is_begun ? out : linear_.bias + output_ + i));
         if (is_plain) {
           put(after_, place + i, x);
         } else {
@@ -928,70 +932,114 @@ constexpr int kStep = 2 * kRows;               // inputs of a tile of bf16
 
 constexpr int weight_planes(int planes) { return std::min(planes, 2); }
 
-// Numbers as bf16, two a word, and what they lack as further planes `plane` words on.
+// The products that make up the whole: this plane of a token's number by that of a weight.
+struct Term {
+  int token, weight;
+};
+constexpr Term kTerms[] = {{0, 0}, {0, 1}, {1, 0}, {1, 1}, {2, 0}};
+
+constexpr int terms_of(int planes) { return planes == 1 ? 1 : 5; }
+
+// Numbers as bf16, and what they lack as further planes.
 template <int planes>
-void split_numbers(Vec x, uint32_t* to, int64_t plane) {
+void split_numbers(Vec x, __m256i (&to)[planes]) {
 #pragma GCC unroll 3
-  for (int p = 0; p < planes; ++p, to += plane) {
-    const __m256i half = (__m256i)_mm512_cvtneps_pbh(x);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), half);
-    const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+  for (int p = 0; p < planes; ++p) {
+    to[p] = (__m256i)_mm512_cvtneps_pbh(x);
+    const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(to[p]), 16);
     if (p + 1 < planes) x = _mm512_sub_ps(x, _mm512_castsi512_ps(bits));
   }
 }
 
-// A tile's row of weights: those of an even input and of the odd one behind it, by output.
-template <int planes>
-inline void pair_weights(Vec even, Vec odd, uint32_t* to, int64_t plane) {
-  const auto bits = [](Vec x) { return _mm512_castps_si512(x); };
+// A row of a tile of weights: those of an even input and of the odd one behind it, by output; all of
+// the number to the nearest bf16 where there is one plane, else one of two.
+template <int planes, int plane>
+__m512i pair_weights(Vec even, Vec odd) {
   const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-  const auto store_pair = [&](__m512i e, __m512i o, uint32_t* place) {
-    const __m512i pair = _mm512_or_si512(_mm512_srli_epi32(e, 16), _mm512_and_si512(o, high));
-    _mm512_storeu_si512(place, pair);
+  const auto bits = [&](Vec x) {
+    const __m512i whole = _mm512_castps_si512(x);
+    if (planes == 1) return _mm512_add_epi32(whole, _mm512_set1_epi32(0x8000));
+    if (plane == 0) return whole;
+    return _mm512_castps_si512(_mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(whole, high))));
   };
-  if constexpr (planes == 1) {  // to the nearest
-    const __m512i half = _mm512_set1_epi32(0x8000);
-    store_pair(_mm512_add_epi32(bits(even), half), _mm512_add_epi32(bits(odd), half), to);
-  } else {
-    store_pair(bits(even), bits(odd), to);
-    const auto rest = [&](Vec x) {
-      return bits(_mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(bits(x), high))));
-    };
-    store_pair(rest(even), rest(odd), to + plane);
-  }
+  return _mm512_or_si512(_mm512_srli_epi32(bits(even), 16), _mm512_and_si512(bits(odd), high));
 }
 
-// Makes tiles [input / kStep][output / kRows][plane] of rows of weights; what is beyond is 0. It
-// fetches `kAhead` bytes ahead.
+// Makes tiles [input / kStep][output / kRows][plane] of down's weights; what is beyond is 0. It fetches
+// `kAhead` bytes ahead.
 template <int planes>
-void pair_all_weights(const Half* from, int64_t stride, int inputs, int outputs, uint32_t* to) {
+void pair_down(const Half* down, int inputs, int outputs, uint32_t* to) {
   const auto row = [&](int input, int output) {
     const __mmask16 lanes = input < inputs ? first_lanes(outputs - output) : 0;
-    return load(lanes, from + input * stride + output);
+    return load(lanes, down + static_cast<int64_t>(input) * outputs + output);
   };
-  const int columns = (outputs + kRows - 1) / kRows, rows = round_up(inputs, kStep) / 2;
+  const int columns = (outputs + kRows - 1) / kRows, pairs = round_up(inputs, kStep) / 2;
   constexpr int kAhead = 2048;
-  const int64_t pair_bytes = 2 * stride * sizeof(Half);
-  fetch_all(from, kAhead);
-  for (int pair = 0; pair < rows; ++pair) {
-    fetch_all(reinterpret_cast<const char*>(from) + kAhead + pair * pair_bytes, pair_bytes);
+  const int64_t pair_bytes = 2 * outputs * sizeof(Half);
+  fetch_all(down, kAhead);
+  for (int pair = 0; pair < pairs; ++pair) {
+    fetch_all(reinterpret_cast<const char*>(down) + kAhead + pair * pair_bytes, pair_bytes);
     uint32_t* tile = to + static_cast<int64_t>(pair / kRows) * columns * planes * kTileWords;
     tile += pair % kRows * kRows;
     for (int c = 0; c < columns; ++c, tile += planes * kTileWords) {
-      pair_weights<planes>(row(2 * pair, c * kRows), row(2 * pair + 1, c * kRows), tile, kTileWords);
+      const Vec even = row(2 * pair, c * kRows), odd = row(2 * pair + 1, c * kRows);
+      _mm512_storeu_si512(tile, pair_weights<planes, 0>(even, odd));
+      if (planes > 1) _mm512_storeu_si512(tile + kTileWords, pair_weights<planes, 1>(even, odd));
     }
   }
 }
 
-// sums[tile][row][..] = tiles of tokens times one column of tiles of weights, over `steps` of inputs.
-// Tokens have planes of `plane` words, tiles of weights stand `next` words apart. Registers: 0 to 3
-// sums, 4 and 5 tokens, 6 and 7 weights.
+// How an up with so many rows is multiplied: its terms stand one behind the other as further inputs,
+// so that their sum takes few steps.
+struct Raising {
+  int each;   // inputs of a term, even
+  int steps, words;  // of a token: steps times words
+
+  Raising(int rows, int terms) {
+    each = round_up(rows, 2);
+    const int all = terms * each / 2;
+    steps = (all + kRows - 1) / kRows;
+    words = (all + steps - 1) / steps;
+  }
+};
+
+// Makes tiles [step][output / kRows] of up's weights, of which `at` gives the place by row and output.
+template <int planes, class At>
+void pair_up(const Raising& raising, int rows, int outputs, At at, uint32_t* to) {
+  const int columns = outputs / kRows, pairs = raising.each / 2;
+  const auto place = [&](int word) {
+    const int64_t tile = static_cast<int64_t>(word / raising.words) * columns;
+    return to + tile * kTileWords + word % raising.words * kRows;
+  };
+  for (int pair = 0; pair < pairs; ++pair) {
+    const __mmask16 is_there = 2 * pair + 1 < rows ? 0xffff : 0;
+    for (int c = 0; c < columns; ++c) {
+      const Vec even = load(at(2 * pair, c * kRows)), odd = load(is_there, at(2 * pair + 1, c * kRows));
+      const __m512i first = pair_weights<planes, 0>(even, odd);
+      const __m512i rest = planes > 1 ? pair_weights<planes, 1>(even, odd) : first;
+#pragma GCC unroll 5
+      for (int term = 0; term < terms_of(planes); ++term) {
+        uint32_t* tile = place(term * pairs + pair) + c * kTileWords;
+        _mm512_storeu_si512(tile, kTerms[term].weight ? rest : first);
+      }
+    }
+  }
+  for (int word = terms_of(planes) * pairs; word < raising.steps * raising.words; ++word) {
+    for (int c = 0; c < columns; ++c) {
+      _mm512_storeu_si512(place(word) + c * kTileWords, _mm512_setzero_si512());
+    }
+  }
+}
+
+// sums[tile][row][..] = tiles of tokens times one column of tiles of weights. Tokens have `words` a
+// step and planes of `plane` words, tiles of weights stand `next` words apart. Registers: 0 to 3 sums,
+// 4 and 5 tokens, 6 and 7 weights.
 template <int tiles, int planes>
-void multiply_low(const uint32_t* x, int64_t stride, int rows, int64_t plane, const uint32_t* w,
-                  int64_t next, int steps, float* sums) {
+void multiply_low(const uint32_t* x, int64_t stride, int rows, int words, int64_t plane,
+                  const uint32_t* w, int64_t next, int steps, float* sums) {
   zero_tiles();
   const int64_t tile = rows * stride;
-  for (int step = 0; step < steps; ++step, x += kRows, w += next) {
+  for (int step = 0; step < steps; ++step, x += words, w += next) {
     load_tile<6>(w, kRows);
     if constexpr (planes > 1) load_tile<7>(w + kTileWords, kRows);
     const auto each = [&](auto weights, const uint32_t* tokens) {
@@ -1010,16 +1058,14 @@ void multiply_low(const uint32_t* x, int64_t stride, int rows, int64_t plane, co
         add_bf16_tile<3, 5, weights>();
       }
     };
-    constexpr std::integral_constant<int, 6> kNear{};
-    each(kNear, x);
+    constexpr std::integral_constant<int, 6> kFirst{};
+    constexpr std::integral_constant<int, 7> kRest{};
+    each(kFirst, x);
     if constexpr (planes > 1) {
-      constexpr std::integral_constant<int, 7> kFar{};
-      each(kFar, x);
-      each(kNear, x + plane);
-      if constexpr (planes > 2) {
-        each(kFar, x + plane);
-        each(kNear, x + 2 * plane);
-      }
+      each(kRest, x);
+      each(kFirst, x + plane);
+      each(kRest, x + plane);
+      each(kFirst, x + 2 * plane);
     }
   }
   store_tile<0>(sums, kRows);
@@ -1028,26 +1074,18 @@ void multiply_low(const uint32_t* x, int64_t stride, int rows, int64_t plane, co
   if constexpr (tiles > 3) store_tile<3>(sums + 3 * kTileWords, kRows);
 }
 
-// Multiplies up to kLowTokens tokens of `inputs` numbers with what `pair_all_weights` made. `number`
-// gives a token's 16 numbers from an input on, `take` gets the product's 16 from an output on.
-template <int planes, class Number, class Take>
-void multiply_all_low(int tokens, int inputs, int outputs, const uint32_t* weights, uint32_t* space,
-                      Number number, Take take) {
-  const int steps = (inputs + kStep - 1) / kStep, columns = (outputs + kRows - 1) / kRows;
-  const int64_t plane = steps * kRows, stride = planes * plane + kPad;
-  for (int t = 0; t < tokens; ++t) {
-    for (int i = 0; i < steps * kStep; i += kLanes) {
-      const Vec x = i < inputs ? number(t, i) : _mm512_setzero_ps();
-      split_numbers<planes>(x, space + t * stride + i / 2, plane);
-    }
-  }
+// Multiplies up to kLowTokens tokens that were split up; `take` gets a token, an output, and the
+// product's 16 numbers from there on.
+template <int planes, class Take>
+void multiply_all_low(int tokens, const uint32_t* x, int64_t stride, int words, int64_t plane,
+                      int steps, const uint32_t* weights, int columns, Take take) {
   const int tiles = (tokens + kRows - 1) / kRows, rows = (tokens + tiles - 1) / tiles;
   const int64_t tile = weight_planes(planes) * kTileWords;
-  shape_tiles(2, rows);
+  shape_tiles(2, rows, words);
   alignas(64) float sums[kLowTiles * kTileWords];
   for (int c = 0; c < columns; ++c, weights += tile) {
     const auto multiply = [&](auto count) {
-      multiply_low<count, planes>(space, stride, rows, plane, weights, columns * tile, steps, sums);
+      multiply_low<count, planes>(x, stride, rows, words, plane, weights, columns * tile, steps, sums);
     };
     switch (tiles) {
       case 1:
@@ -1065,6 +1103,61 @@ void multiply_all_low(int tokens, int inputs, int outputs, const uint32_t* weigh
     for (int t = 0; t < tokens; ++t) {
       take(t, c * kRows, load(sums + t / rows * kTileWords + t % rows * kRows));
     }
+  }
+}
+
+// x down for tokens of one adapter; `space` is for kLowTokens of them, `weights` for those of down.
+template <int planes, class Take>
+void lower_by_tiles(const Half* down, int inputs, int outputs, const float* x, int64_t x_stride,
+                    int tokens, uint32_t* space, uint32_t* weights, Take take) {
+  const int plane = round_up(inputs, kStep) / 2, columns = (outputs + kRows - 1) / kRows;
+  const int64_t stride = planes * plane + kPad;
+  pair_down<weight_planes(planes)>(down, inputs, outputs, weights);
+  for (int first = 0; first < tokens; first += kLowTokens) {
+    const int count = std::min(kLowTokens, tokens - first);
+    for (int t = 0; t < count; ++t) {
+      const float* from = x + (first + t) * x_stride;
+      for (int i = 0; i < 2 * plane; i += kLanes) {
+        __m256i split[planes];
+        split_numbers<planes>(i < inputs ? load(from + i) : _mm512_setzero_ps(), split);
+        for (int p = 0; p < planes; ++p) {
+          uint32_t* to = space + t * stride + p * plane + i / 2;
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), split[p]);
+        }
+      }
+    }
+    multiply_all_low<planes>(count, space, stride, kRows, plane, plane / kRows, weights, columns,
+                             [&](int t, int output, Vec sum) { take(first + t, output, sum); });
+  }
+}
+
+// low up for tokens of one adapter, with `rows` rows of up; `number` gives a token's 16 columns of low
+// from one on, `at` the place of a row and an output of up.
+template <int planes, class Number, class At, class Take>
+void raise_by_tiles(int rows, int outputs, int tokens, uint32_t* space, uint32_t* weights,
+                    Number number, At at, Take take) {
+  constexpr int kParts = terms_of(planes);
+  const Raising raising(rows, kParts);
+  const int64_t stride = raising.steps * raising.words + kPad;
+  pair_up<planes>(raising, rows, outputs, at, weights);
+  for (int first = 0; first < tokens; first += kLowTokens) {
+    const int count = std::min(kLowTokens, tokens - first);
+    for (int t = 0; t < count; ++t) {
+      uint32_t* to = space + t * stride;
+      for (int i = 0; i < raising.each; i += kLanes) {
+        const auto words = static_cast<__mmask8>(first_lanes((raising.each - i) / 2));
+        __m256i split[planes];
+        split_numbers<planes>(number(first + t, i), split);
+#pragma GCC unroll 5
+        for (int term = 0; term < kParts; ++term) {
+          _mm256_mask_storeu_epi32(to + (term * raising.each + i) / 2, words, split[kTerms[term].token]);
+        }
+      }
+      std::fill(to + kParts * raising.each / 2, to + raising.steps * raising.words, 0);
+    }
+    multiply_all_low<1>(count, space, stride, raising.words, 0, raising.steps, weights,
+                        outputs / kRows,
+                        [&](int t, int output, Vec sum) { take(first + t, output, sum); });
   }
 }
 
@@ -1313,12 +1406,16 @@ struct Sizes {
     scores = values + static_cast<int64_t>(padded_keys) * size;
     low_words = low_weights = own = scores + static_cast<int64_t>(kQueries) * padded_keys;
     if constexpr (Format::kIsTiled) {
-      const int widest = std::max(encoder.hidden, keeps_inner ? encoder.intermediate : 0);
-      const int steps = round_up(widest, kStep), steps_up = round_up(batch.columns + 1, kStep);
-      const int64_t down = static_cast<int64_t>(steps) * batch.columns;
-      const int64_t up = static_cast<int64_t>(steps_up) * encoder.hidden;
-      low_weights = low_words + kLowTokens * (steps / 2 * Format::kLowPlanes + kPad);
-      own = low_weights + std::max(down, up) / 2 * weight_planes(Format::kLowPlanes);
+      const auto most = [&](int site) {
+        return (batch.sites >> site) & 1 ? std::max(encoder.hidden, encoder.intermediate) : encoder.hidden;
+      };
+      const int planes = Format::kLowPlanes, inputs = round_up(most(kFfnDown), kStep);
+      const Raising raising(batch.columns + 1, terms_of(planes));
+      const int64_t words = std::max(inputs / 2 * planes, raising.steps * raising.words) + kPad;
+      const int64_t down = static_cast<int64_t>(inputs) / 2 * batch.columns * weight_planes(planes);
+      const int64_t up = static_cast<int64_t>(raising.steps) * kRows * most(kFfnUp);
+      low_weights = low_words + kLowTokens * words;
+      own = low_weights + std::max(down, up);
     }
     own = (own + 1023) / 1024 * 1024;
   }
@@ -1579,7 +1676,18 @@ class Pass {
       const auto* from = x + static_cast<int64_t>(token) * x_stride;
       float* to = low + static_cast<int64_t>(token) * batch_.columns;
       if constexpr (Format::kIsTiled) {
-        if (adapter.is_half) return lower_by_tiles(part, from, x_stride, inputs, to, stop - token);
+        if (adapter.is_half) {
+          const int width = part.rank + part.gates, tokens = stop - token;
+          const auto take = [&](int t, int column, Vec sum) {
+            const Vec bias = load(first_lanes(width - column), part.bias + column);
+            store(to + t * batch_.columns + column, _mm512_add_ps(sum, bias));
+          };
+          lower_by_tiles<Format::kLowPlanes>(static_cast<const Half*>(part.down), inputs, width, from,
+                                             x_stride, tokens, own_words(sizes_.low_words),
+                                             own_words(sizes_.low_weights), take);
+          for (int t = 0; t < tokens; ++t) open_gates(part, to + t * batch_.columns);
+          return;
+        }
       }
       constexpr int kTokens = 12;
       for (; token < stop; token += kTokens) {
@@ -1595,28 +1703,6 @@ class Pass {
   }
 
   uint32_t* own_words(int64_t place) const { return reinterpret_cast<uint32_t*>(own() + place); }
-
-  // For tokens of one adapter whose numbers are fp16.
-  void lower_by_tiles(const LowRank& part, const float* x, int64_t x_stride, int inputs, float* low,
-                      int tokens) const {
-    constexpr int kPlanes = Format::kLowPlanes;
-    const int width = part.rank + part.gates;
-    uint32_t *weights = own_words(sizes_.low_weights), *words = own_words(sizes_.low_words);
-    const auto* down = static_cast<const Half*>(part.down);
-    pair_all_weights<weight_planes(kPlanes)>(down, width, inputs, width, weights);
-    for (int first = 0; first < tokens; first += kLowTokens) {
-      const int count = std::min(kLowTokens, tokens - first);
-      float* y = low + static_cast<int64_t>(first) * batch_.columns;
-      multiply_all_low<kPlanes>(
-          count, inputs, width, weights, words,
-          [&](int t, int i) { return load(x + (first + t) * x_stride + i); },
-          [&](int t, int column, Vec sum) {
-            const Vec bias = load(first_lanes(width - column), part.bias + column);
-            store(y + t * batch_.columns + column, _mm512_add_ps(sum, bias));
-          });
-      for (int t = 0; t < count; ++t) open_gates(part, y + t * batch_.columns);
-    }
-  }
 
   float gate_of_row(const float* low, int row, int column) const {
     const int start = batch_.starts[row], stop = batch_.starts[row + 1];
@@ -1654,6 +1740,7 @@ class Pass {
     after.batch = has(after.site) ? &batch_ : nullptr;
     after.first_token = first;
     if constexpr (Format::kIsTiled) {
+      if (after.batch) begin_outputs(linear, count, after);
       for (int start = 0; start < linear.inputs; start += Format::kChunk) {
         const int stop = std::min(linear.inputs - start, Format::kChunk) + start;
         const Operand operand = converted(x + start, x_stride, stop - start, count);
@@ -1667,6 +1754,53 @@ class Pass {
       const auto* words = reinterpret_cast<const uint32_t*>(x);
       project<Format>(linear, {words, x_stride, nullptr}, count, after);
     }
+  }
+
+  // Puts bias and LoRA into the outputs of the block's tokens, if any has a LoRA of fp16 here, and says
+  // so; what is in fp32 is left to the product's rest.
+  void begin_outputs(const Linear& linear, int count, Epilogue& after) const {
+    const int first = after.first_token;
+    const auto part_of_site = [&](const Adapter& adapter) -> const LowRank& {
+      return adapter.layers[after.layer].sites[after.site];
+    };
+    bool is_any_left = false;
+    each_adapter(first, count, [&](const Adapter& adapter, int, int) {
+      if (part_of_site(adapter).up) (adapter.is_half ? after.has_begun : is_any_left) = true;
+    });
+    if (!is_any_left) after.batch = nullptr;
+    if (!after.has_begun) return;
+    each_adapter(first, count, [&](const Adapter& adapter, int token, int stop) {
+      const LowRank& part = part_of_site(adapter);
+      const int parts = std::max(part.parts, 1), outputs = linear.outputs / parts;
+      for (int i = 0; i < parts; ++i) {
+        float* out = after.out + static_cast<int64_t>(token - first) * after.out_stride + i * outputs;
+        const float* bias = linear.bias + i * outputs;
+        const int rank = part.parts ? part.part_rank : part.rank;
+        const int begin = part.parts ? part.part_start[i] : 0;
+        const bool is_here = part.up && adapter.is_half && begin >= 0;
+        const auto take = [&](int t, int output, Vec sum) {
+          float* y = out + static_cast<int64_t>(t) * after.out_stride + output;
+          store(y, _mm512_add_ps(sum, load(bias + output)));
+        };
+        if (!is_here) {
+          for (int t = 0; t < stop - token; ++t) {
+            for (int o = 0; o < outputs; o += kLanes) take(t, o, _mm512_setzero_ps());
+          }
+          continue;
+        }
+        const auto* up = static_cast<const Half*>(part.up) + static_cast<int64_t>(begin) * outputs;
+        raise_by_tiles<Format::kLowPlanes>(
+            rank, outputs, stop - token, own_words(sizes_.low_words), own_words(sizes_.low_weights),
+            [&](int t, int column) {
+              const float* low = after.coefficients + static_cast<int64_t>(token + t) * batch_.columns;
+              return load(first_lanes(rank - column), low + begin + column);
+            },
+            [&](int row, int output) {
+              return up + (output / kPanel * rank + row) * kPanel + output % kPanel;
+            },
+            take);
+      }
+    });
   }
 
   // `count` tokens of `inputs` numbers as words, in the thread's own space.
@@ -1806,7 +1940,24 @@ class Pass {
       }
     }
     if constexpr (Format::kIsTiled) {
-      if (adapter.is_half) return raise_by_tiles(part, gates, first, stop - first);
+      if (adapter.is_half) {  // the gate is one more column of low, as the bias is one more row of up
+        const int hidden = encoder_.hidden;
+        const auto* up = static_cast<const Half*>(part.up);
+        return raise_by_tiles<Format::kLowPlanes>(
+            part.rank + 1, hidden, stop - first, own_words(sizes_.low_words),
+            own_words(sizes_.low_weights),
+            [&](int t, int column) {
+              const int left = part.rank - column;
+              const Vec low = load(first_lanes(left), low_out_ + (first + t) * columns + column);
+              const __mmask16 is_gate = left >= 0 && left < kLanes ? 1 << left : 0;
+              return _mm512_mask_mov_ps(low, is_gate, all(gates[t]));
+            },
+            [&](int row, int output) { return up + static_cast<int64_t>(row) * hidden + output; },
+            [&](int t, int output, Vec sum) {
+              float* x = context_ + static_cast<int64_t>(first + t) * sizes_.hidden + output;
+              store(x, _mm512_add_ps(load(x), sum));
+            });
+      }
     }
     constexpr int kTokens = 6;
     for (int token = first; token < stop; token += kTokens) {
@@ -1815,31 +1966,6 @@ class Pass {
         raise_rest<Number, kTokens>(part, gates + token - first, token,
                                     std::min(kTokens, stop - token));
       });
-    }
-  }
-
-  // context[token] += low[token] up + gate · bias, for tokens of one adapter of fp16: the gate is one
-  // more column of low, as the bias is one more row of up.
-  void raise_by_tiles(const LowRank& part, const float* gates, int first, int tokens) const {
-    constexpr int kPlanes = Format::kLowPlanes;
-    const int hidden = encoder_.hidden;
-    uint32_t *weights = own_words(sizes_.low_weights), *words = own_words(sizes_.low_words);
-    const auto* up = static_cast<const Half*>(part.up);
-    pair_all_weights<weight_planes(kPlanes)>(up, hidden, part.rank + 1, hidden, weights);
-    for (int done = 0; done < tokens; done += kLowTokens) {
-      const int64_t token = first + done;
-      multiply_all_low<kPlanes>(
-          std::min(kLowTokens, tokens - done), part.rank + 1, hidden, weights, words,
-          [&](int t, int i) {
-            const int at = part.rank - i;
-            const Vec low = load(first_lanes(at), low_out_ + (token + t) * batch_.columns + i);
-            const __mmask16 is_gate = at >= 0 && at < kLanes ? static_cast<__mmask16>(1u << at) : 0;
-            return _mm512_mask_mov_ps(low, is_gate, all(gates[done + t]));
-          },
-          [&](int t, int output, Vec sum) {
-            float* x = context_ + (token + t) * sizes_.hidden + output;
-            store(x, _mm512_add_ps(load(x), sum));
-          });
     }
   }
 
