@@ -557,7 +557,14 @@ struct Epilogue {
   const Batch* batch;     // null where no adapter has a component here
   int first_token, layer, site;
   const float* coefficients;  // [token of the batch, columns]
-  bool has_begun = false;     // `out` has the bias, and LoRA of fp16
+  bool is_fp16_done = false;  // LoRA of fp16 is in the outputs before the product is
+};
+
+// Up to where outputs have been looked after before the product, and whether `out` has something for
+// them: bias and LoRA.
+struct Begun {
+  int stop;
+  bool is_there;
 };
 
 // y[i][..] += coefficients[i] · up, for tokens of one adapter; `up` has `rows` rows of a panel.
@@ -610,7 +617,7 @@ void add_low_rank(const Epilogue& after, int outputs, int first, int tokens, int
     int stop = t + 1;
     while (stop < tokens && batch.adapters[rows[stop]] == adapter) ++stop;
     const LowRank& part = adapter->layers[after.layer].sites[after.site];
-    const bool is_to_do = part.up && !(after.has_begun && adapter->is_half);
+    const bool is_to_do = part.up && !(after.is_fp16_done && adapter->is_half);
     int begin = 0, count = is_to_do ? part.rank : 0;
     int64_t at_up = 0;
     int within = output;
@@ -732,9 +739,9 @@ class Rest {
   float* next() { return sums_[which_ ^ 1]; }
 
   // Takes them, of which `tokens` are left to do.
-  void take(int first, int tokens, int output) {
+  void take(int first, int tokens, int output, bool has_begun) {
     which_ ^= 1;
-    first_ = first, tokens_ = tokens, output_ = output, done_ = 0;
+    first_ = first, tokens_ = tokens, output_ = output, has_begun_ = has_begun, done_ = 0;
   }
 
   // Sees to it that of the tokens the share `part / parts` is done, or the few that wait for more.
@@ -759,8 +766,7 @@ class Rest {
         const int i = v * kLanes;
         float* out = after_.out + place + i;
         Vec x = Format::finish(linear_, output_ + i, x_.scalings[first_ + done_ + t], sums + i);
-        const bool is_begun = after_.has_begun || !chunk_.is_first();
-        x = _mm512_add_ps(x, load(is_begun ? out : linear_.bias + output_ + i));
+        x = _mm512_add_ps(x, load(has_begun_ ? out : linear_.bias + output_ + i));
         if (is_plain) {
           put(after_, place + i, x);
         } else {
@@ -779,15 +785,16 @@ class Rest {
   const Operand& x_;
   const Epilogue& after_;
   int which_ = 0, first_ = 0, tokens_ = 0, output_ = 0, done_ = 0;
+  bool has_begun_ = false;
   alignas(64) float sums_[2][Format::kSums * kPair * Format::kWidth];
 };
 
 // While a panel of weights is multiplied, 32 tokens or less at a time, the next one is on its way,
 // and so is the rest of the tokens before. Where tokens are odd, there is one more behind the last,
-// which nobody looks at.
-template <class Format>
+// which nobody looks at. `begin` looks after outputs from one on, and says up to where.
+template <class Format, class Begin>
 void project_by_amx(const Linear& linear, const Chunk& chunk, const Operand& x, int tokens,
-                    const Epilogue& after) {
+                    const Epilogue& after, Begin begin) {
   constexpr int kWidth = Format::kWidth;
   const auto words_of = [](int inputs) -> int64_t { return Format::padded(inputs / Format::kInputs); };
   const auto weights_of = [&](int inputs) { return words_of(inputs) * Format::kPlanes * kWidth; };
@@ -799,8 +806,13 @@ void project_by_amx(const Linear& linear, const Chunk& chunk, const Operand& x, 
   const uint32_t* weight = linear.weight + weights_of(chunk.start);
   Rest<Format> rest(linear, chunk, x, after);
   int shaped = 0;
+  Begun begun{chunk.is_first() ? 0 : linear.outputs, !chunk.is_first()};
   for (int output = 0; output < linear.outputs; output += kWidth, weight += panel) {
     const uint32_t* ahead = weight + panel;
+    if (output == begun.stop) {
+      begun = begin(output);
+      shaped = 0;
+    }
     for (int i = 0; i < pairs; ++i) {
       const int first = part_of(tokens, i, pairs), count = part_of(tokens, i + 1, pairs) - first;
       const int half = (count + 1) / 2;
@@ -813,7 +825,7 @@ void project_by_amx(const Linear& linear, const Chunk& chunk, const Operand& x, 
                        rest.advance(++turn, turns);
                      });
       rest.advance(1, 1);
-      rest.take(first, count, output);
+      rest.take(first, count, output, begun.is_there);
     }
   }
   rest.advance(1, 1);
@@ -1150,7 +1162,8 @@ void raise_by_tiles(int rows, int outputs, int tokens, uint32_t* space, uint32_t
         split_numbers<planes>(number(first + t, i), split);
 #pragma GCC unroll 5
         for (int term = 0; term < kParts; ++term) {
-          _mm256_mask_storeu_epi32(to + (term * raising.each + i) / 2, words, split[kTerms[term].token]);
+          uint32_t* place = to + (term * raising.each + i) / 2;
+          _mm256_mask_storeu_epi32(place, words, split[kTerms[term].token]);
         }
       }
       std::fill(to + kParts * raising.each / 2, to + raising.steps * raising.words, 0);
@@ -1740,12 +1753,14 @@ class Pass {
     after.batch = has(after.site) ? &batch_ : nullptr;
     after.first_token = first;
     if constexpr (Format::kIsTiled) {
-      if (after.batch) begin_outputs(linear, count, after);
+      const bool has_fp16 = look_for_numbers(count, after);
       for (int start = 0; start < linear.inputs; start += Format::kChunk) {
         const int stop = std::min(linear.inputs - start, Format::kChunk) + start;
         const Operand operand = converted(x + start, x_stride, stop - start, count);
         const Chunk chunk{start, stop, linear.inputs};
-        project_by_amx<Format>(linear, chunk, operand, count, after);
+        project_by_amx<Format>(linear, chunk, operand, count, after, [&](int output) {
+          return has_fp16 ? begin_outputs(linear, count, after, output) : Begun{linear.outputs, false};
+        });
         if (stop == linear.inputs) break;
       }
     } else if constexpr (Format::kInputs > 1) {
@@ -1756,51 +1771,74 @@ class Pass {
     }
   }
 
-  // Puts bias and LoRA into the outputs of the block's tokens, if any has a LoRA of fp16 here, and says
-  // so; what is in fp32 is left to the product's rest.
-  void begin_outputs(const Linear& linear, int count, Epilogue& after) const {
+  const LowRank& part_at(const Epilogue& place, const Adapter& adapter) const {
+    return adapter.layers[place.layer].sites[place.site];
+  }
+
+  // Tells whether any of the block's tokens has a LoRA of fp16 here, which is left to `begin_outputs`,
+  // and lets the product's rest look for none if all have.
+  bool look_for_numbers(int count, Epilogue& after) const {
+    if (!after.batch) return false;
+    bool has_fp16 = false, has_fp32 = false;
+    each_adapter(after.first_token, count, [&](const Adapter& adapter, int, int) {
+      if (part_at(after, adapter).up) (adapter.is_half ? has_fp16 : has_fp32) = true;
+    });
+    if (!has_fp32) after.batch = nullptr;
+    after.is_fp16_done = true;
+    return has_fp16;
+  }
+
+  // Puts bias and LoRA of fp16 into the block's outputs from `output` on, as many as a core keeps near
+  // until the product is added; into none where nobody has a LoRA of fp16 for them.
+  Begun begin_outputs(const Linear& linear, int count, const Epilogue& after, int output) const {
+    constexpr int kMost = 384;
     const int first = after.first_token;
-    const auto part_of_site = [&](const Adapter& adapter) -> const LowRank& {
-      return adapter.layers[after.layer].sites[after.site];
-    };
-    bool is_any_left = false;
+    int outputs = linear.outputs;  // of the part that `output` is in
     each_adapter(first, count, [&](const Adapter& adapter, int, int) {
-      if (part_of_site(adapter).up) (adapter.is_half ? after.has_begun : is_any_left) = true;
+      const LowRank& part = part_at(after, adapter);
+      if (part.up && part.parts) outputs = linear.outputs / part.parts;
     });
-    if (!is_any_left) after.batch = nullptr;
-    if (!after.has_begun) return;
+    const int which = output / outputs, start = output % outputs;
+    const int width = std::min(kMost, outputs - start);
+    const auto begin_of = [&](const Adapter& adapter) {
+      const LowRank& part = part_at(after, adapter);
+      if (!part.up || !adapter.is_half) return -1;
+      return part.parts ? part.part_start[which] : 0;
+    };
+    Begun begun{output + width, false};
+    each_adapter(first, count, [&](const Adapter& adapter, int, int) {
+      begun.is_there |= begin_of(adapter) >= 0;
+    });
+    if (!begun.is_there) return begun;
     each_adapter(first, count, [&](const Adapter& adapter, int token, int stop) {
-      const LowRank& part = part_of_site(adapter);
-      const int parts = std::max(part.parts, 1), outputs = linear.outputs / parts;
-      for (int i = 0; i < parts; ++i) {
-        float* out = after.out + static_cast<int64_t>(token - first) * after.out_stride + i * outputs;
-        const float* bias = linear.bias + i * outputs;
-        const int rank = part.parts ? part.part_rank : part.rank;
-        const int begin = part.parts ? part.part_start[i] : 0;
-        const bool is_here = part.up && adapter.is_half && begin >= 0;
-        const auto take = [&](int t, int output, Vec sum) {
-          float* y = out + static_cast<int64_t>(t) * after.out_stride + output;
-          store(y, _mm512_add_ps(sum, load(bias + output)));
-        };
-        if (!is_here) {
-          for (int t = 0; t < stop - token; ++t) {
-            for (int o = 0; o < outputs; o += kLanes) take(t, o, _mm512_setzero_ps());
-          }
-          continue;
+      const LowRank& part = part_at(after, adapter);
+      const int tokens = stop - token, begin = begin_of(adapter);
+      float* out = after.out + static_cast<int64_t>(token - first) * after.out_stride + output;
+      const auto take = [&](int t, int o, Vec sum) {
+        store(out + static_cast<int64_t>(t) * after.out_stride + o,
+              _mm512_add_ps(sum, load(linear.bias + output + o)));
+      };
+      if (begin < 0) {
+        for (int t = 0; t < tokens; ++t) {
+          for (int o = 0; o < width; o += kLanes) take(t, o, _mm512_setzero_ps());
         }
-        const auto* up = static_cast<const Half*>(part.up) + static_cast<int64_t>(begin) * outputs;
-        raise_by_tiles<Format::kLowPlanes>(
-            rank, outputs, stop - token, own_words(sizes_.low_words), own_words(sizes_.low_weights),
-            [&](int t, int column) {
-              const float* low = after.coefficients + static_cast<int64_t>(token + t) * batch_.columns;
-              return load(first_lanes(rank - column), low + begin + column);
-            },
-            [&](int row, int output) {
-              return up + (output / kPanel * rank + row) * kPanel + output % kPanel;
-            },
-            take);
+        return;
       }
+      const int rank = part.parts ? part.part_rank : part.rank;
+      const auto* up = static_cast<const Half*>(part.up) + static_cast<int64_t>(begin) * outputs;
+      const float* low = after.coefficients + static_cast<int64_t>(token) * batch_.columns + begin;
+      raise_by_tiles<Format::kLowPlanes>(
+          rank, width, tokens, own_words(sizes_.low_words), own_words(sizes_.low_weights),
+          [&](int t, int column) {
+            return load(first_lanes(rank - column), low + static_cast<int64_t>(t) * batch_.columns + column);
+          },
+          [&](int row, int o) {
+            const int place = start + o;
+            return up + (place / kPanel * rank + row) * kPanel + place % kPanel;
+          },
+          take);
     });
+    return begun;
   }
 
   // `count` tokens of `inputs` numbers as words, in the thread's own space.
