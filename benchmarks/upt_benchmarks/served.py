@@ -1,5 +1,6 @@
 """A server in a process of its own with random adapters, and what is asked of it."""
 
+import gc
 import json
 import random
 import subprocess
@@ -74,6 +75,8 @@ def running_server(home: Path, options: Sequence[str]) -> Iterator[ServerProcess
         assert process.stdout is not None
         try:
             ready = json.loads(process.stdout.readline())
+            gc.collect()
+            gc.freeze()  # else the callers here stop now and then to walk over all modules
             yield ServerProcess(
                 target=f"127.0.0.1:{ready['grpc_port']}",
                 http=f"127.0.0.1:{ready['http_port']}",
