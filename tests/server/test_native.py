@@ -265,6 +265,17 @@ def test_rows_that_run_in_groups_answer_as_alone(
     assert are_equal(NativeRunner(encoder, number, threads=threads).run(many), expected)
 
 
+@pytest.mark.parametrize(("length", "threads"), [(200, 1), (256, 2)])
+def test_equal_rows_that_are_longer_than_a_group_answer_as_alone(
+    encoder: Encoder, rows: list[Row], number: Number, length: int, threads: int
+) -> None:
+    adapters = [rows[ROWS - 1].adapter, rows[-1].adapter]  # of fp32 and of fp16
+    many = [random_row(encoder, adapters[i % 2], length, seed=i) for i in range(16 * threads)]
+    alone = NativeRunner(encoder, number, threads=1)
+    expected = [alone.run([row])[0] for row in many]
+    assert are_equal(NativeRunner(encoder, number, threads=threads).run(many), expected)
+
+
 def test_numbers_that_overflow_stay_visible_and_change_no_batch_mate(
     encoder: Encoder, backbone: Backbone, rows: list[Row], number: Number
 ) -> None:
@@ -421,7 +432,7 @@ def test_int8_answers_the_same_to_the_bit_whoever_multiplies(
     assert are_equal(by_tiles, NativeRunner(encoder, "int8", threads=2).run(of_fp32))
 
 
-def test_a_table_points_at_the_adapters_own_tensors(rows: list[Row]) -> None:
+def test_a_table_points_at_the_adapters_numbers(rows: list[Row]) -> None:
     adapter = rows[ROWS - 1].adapter  # LoRA everywhere, prefix, bottleneck, prompt
     table = AdapterTable(adapter, LargePages())
     assert table.sites == (1 << len(SITES)) - 1

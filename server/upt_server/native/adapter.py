@@ -1,8 +1,8 @@
-"""An adapter laid out for the kernel: a table of pointers into its own tensors."""
+"""An adapter laid out for the kernel: a table of pointers, and what they point at."""
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -34,7 +34,7 @@ def held_in(spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> torch.dtype:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NativeAdapter(PreparedAdapter):
-    """An adapter whose layers are in the kernel's table, and nowhere else."""
+    """An adapter that is in the kernel's table alone: its tensors are shapes."""
 
     table: "AdapterTable"
 
@@ -45,11 +45,12 @@ class NativeAdapter(PreparedAdapter):
     @classmethod
     def of(cls, adapter: PreparedAdapter, pages: LargePages) -> Self:
         """Move a prepared adapter into a table."""
+        prompt, (weight, bias) = adapter.prompt, adapter.head.out
         return cls(
             structure=adapter.structure,
-            prompt=adapter.prompt,
+            prompt=None if prompt is None else prompt.to("meta"),
             layers=(),
-            head=adapter.head,
+            head=replace(adapter.head, dense=None, out=(weight.to("meta"), bias.to("meta"))),
             table=AdapterTable(adapter, pages),
         )
 
@@ -64,8 +65,9 @@ class AdapterTable:
     def __init__(self, adapter: PreparedAdapter, pages: LargePages) -> None:
         self.prompt_length = adapter.prompt_length
         self.prefix_length = adapter.structure.prefix_length
-        self._place: Place | None = None
-        self._build(adapter)  # to see how much it takes
+        assert adapter.layers, "its layers are in another table"
+        self._place: Place | None = None  # slices of it do not keep it: it has to be held here
+        self._build(adapter)  # only to see how much it takes
         self._place = pages.take(self.size_bytes)
         self._build(adapter)
 

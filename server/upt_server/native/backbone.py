@@ -38,7 +38,7 @@ class PackedBackbone:
     """The kernel's form of an fp32 encoder; owns every array that ``struct`` points at.
 
     int8 weights have one scale an output; activations get theirs a token, in the kernel. Everything
-    but the linear layers' products is fp32 in every precision.
+    but the linear layers' products, and those of adapters by AMX, is fp32 in every precision.
     """
 
     def __init__(self, encoder: Encoder, number: Number, *, is_tiled: bool) -> None:

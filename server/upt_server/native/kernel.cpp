@@ -93,7 +93,8 @@ struct AdapterHead {
   int32_t outputs, reading;
 };
 
-// What is `void` is fp16 where `is_half`, else fp32; the arithmetic is the same.
+// What is `void` is fp16 where `is_half`, else fp32. AMX multiplies fp16 as sums of bf16; else the
+// arithmetic is the same.
 struct Adapter {
   const AdapterLayer* layers;
   AdapterHead head;
@@ -373,10 +374,13 @@ inline void fetch(const uint32_t*& ahead, int lines) {
   }
 }
 
-// Asks for what is needed a little later.
+// Asks for what is needed a little later. In assembly, since compilers take a function that does
+// nothing else for one that does nothing.
 inline void fetch_all(const void* from, int64_t bytes) {
   const char* line = static_cast<const char*>(from);
-  for (const char* const stop = line + bytes; line < stop; line += 64) _mm_prefetch(line, _MM_HINT_T1);
+  for (const char* const stop = line + bytes; line < stop; line += 64) {
+    asm volatile("prefetcht1 %0" ::"m"(*line));
+  }
 }
 
 // Says how large the tiles are: the `weights` last ones have a row for each word of a token, the others
@@ -1001,11 +1005,12 @@ void pair_down(const Half* down, int inputs, int outputs, uint32_t* to) {
   }
 }
 
-// How an up with so many rows is multiplied: its terms stand one behind the other as further inputs,
-// so that their sum takes few steps.
+// How an up with so many rows is multiplied: its terms stand one behind the other as further inputs of
+// one product of bf16, so that their sum takes few steps. With four rows and five terms a token is
+// [x0 x0 x1 x1 x2], four numbers each, and a column of weights [w0 w1 w0 w1 w0].
 struct Raising {
-  int each;   // inputs of a term, even
-  int steps, words;  // of a token: steps times words
+  int each;          // inputs of a term, even
+  int steps, words;  // steps of so many words make up a token
 
   Raising(int rows, int terms) {
     each = round_up(rows, 2);
@@ -1420,14 +1425,15 @@ struct Sizes {
     low_words = low_weights = own = scores + static_cast<int64_t>(kQueries) * padded_keys;
     if constexpr (Format::kIsTiled) {
       const auto most = [&](int site) {
-        return (batch.sites >> site) & 1 ? std::max(encoder.hidden, encoder.intermediate) : encoder.hidden;
+        const bool is_used = (batch.sites >> site) & 1;
+        return is_used ? std::max(encoder.hidden, encoder.intermediate) : encoder.hidden;
       };
-      const int planes = Format::kLowPlanes, inputs = round_up(most(kFfnDown), kStep);
+      const int planes = Format::kLowPlanes, plane = round_up(most(kFfnDown), kStep) / 2;
       const Raising raising(batch.columns + 1, terms_of(planes));
-      const int64_t words = std::max(inputs / 2 * planes, raising.steps * raising.words) + kPad;
-      const int64_t down = static_cast<int64_t>(inputs) / 2 * batch.columns * weight_planes(planes);
+      const int64_t token = std::max(plane * planes, raising.steps * raising.words) + kPad;
+      const int64_t down = static_cast<int64_t>(plane) * batch.columns * weight_planes(planes);
       const int64_t up = static_cast<int64_t>(raising.steps) * kRows * most(kFfnUp);
-      low_weights = low_words + kLowTokens * words;
+      low_weights = low_words + kLowTokens * token;
       own = low_weights + std::max(down, up);
     }
     own = (own + 1023) / 1024 * 1024;
@@ -1525,6 +1531,7 @@ class Pass {
   }
 
   void run_group(int first_row, int stop_row) {
+    if (first_row == stop_row) return;  // a row before it is longer than a group
     const int start = batch_.starts[first_row], tokens = batch_.starts[stop_row] - start;
     const int parts = (tokens + Format::kBlock - 1) / Format::kBlock;
     const auto each = [&](auto work) {
@@ -1753,7 +1760,7 @@ class Pass {
     after.batch = has(after.site) ? &batch_ : nullptr;
     after.first_token = first;
     if constexpr (Format::kIsTiled) {
-      const bool has_fp16 = look_for_numbers(count, after);
+      const bool has_fp16 = leave_fp16_to_begin(count, after);
       for (int start = 0; start < linear.inputs; start += Format::kChunk) {
         const int stop = std::min(linear.inputs - start, Format::kChunk) + start;
         const Operand operand = converted(x + start, x_stride, stop - start, count);
@@ -1775,9 +1782,9 @@ class Pass {
     return adapter.layers[place.layer].sites[place.site];
   }
 
-  // Tells whether any of the block's tokens has a LoRA of fp16 here, which is left to `begin_outputs`,
-  // and lets the product's rest look for none if all have.
-  bool look_for_numbers(int count, Epilogue& after) const {
+  // Tells whether any of the block's tokens has a LoRA of fp16 here. Those are left to `begin_outputs`:
+  // what follows the product adds fp32 only, or looks for none.
+  bool leave_fp16_to_begin(int count, Epilogue& after) const {
     if (!after.batch) return false;
     bool has_fp16 = false, has_fp32 = false;
     each_adapter(after.first_token, count, [&](const Adapter& adapter, int, int) {
@@ -1791,42 +1798,38 @@ class Pass {
   // Puts bias and LoRA of fp16 into the block's outputs from `output` on, as many as a core keeps near
   // until the product is added; into none where nobody has a LoRA of fp16 for them.
   Begun begin_outputs(const Linear& linear, int count, const Epilogue& after, int output) const {
-    constexpr int kMost = 384;
+    constexpr int kMost = 384, kParts = 3;  // query, key, value
     const int first = after.first_token;
-    int outputs = linear.outputs;  // of the part that `output` is in
-    each_adapter(first, count, [&](const Adapter& adapter, int, int) {
-      const LowRank& part = part_at(after, adapter);
-      if (part.up && part.parts) outputs = linear.outputs / part.parts;
-    });
+    const int outputs = linear.outputs / (after.site == kAttentionIn ? kParts : 1);
     const int which = output / outputs, start = output % outputs;
     const int width = std::min(kMost, outputs - start);
-    const auto begin_of = [&](const Adapter& adapter) {
+    const auto column_of = [&](const Adapter& adapter) {
       const LowRank& part = part_at(after, adapter);
       if (!part.up || !adapter.is_half) return -1;
       return part.parts ? part.part_start[which] : 0;
     };
     Begun begun{output + width, false};
     each_adapter(first, count, [&](const Adapter& adapter, int, int) {
-      begun.is_there |= begin_of(adapter) >= 0;
+      begun.is_there |= column_of(adapter) >= 0;
     });
     if (!begun.is_there) return begun;
     each_adapter(first, count, [&](const Adapter& adapter, int token, int stop) {
       const LowRank& part = part_at(after, adapter);
-      const int tokens = stop - token, begin = begin_of(adapter);
+      const int tokens = stop - token, first_column = column_of(adapter);
       float* out = after.out + static_cast<int64_t>(token - first) * after.out_stride + output;
       const auto take = [&](int t, int o, Vec sum) {
         store(out + static_cast<int64_t>(t) * after.out_stride + o,
               _mm512_add_ps(sum, load(linear.bias + output + o)));
       };
-      if (begin < 0) {
+      if (first_column < 0) {
         for (int t = 0; t < tokens; ++t) {
           for (int o = 0; o < width; o += kLanes) take(t, o, _mm512_setzero_ps());
         }
         return;
       }
       const int rank = part.parts ? part.part_rank : part.rank;
-      const auto* up = static_cast<const Half*>(part.up) + static_cast<int64_t>(begin) * outputs;
-      const float* low = after.coefficients + static_cast<int64_t>(token) * batch_.columns + begin;
+      const auto* up = static_cast<const Half*>(part.up) + static_cast<int64_t>(first_column) * outputs;
+      const float* low = after.coefficients + static_cast<int64_t>(token) * batch_.columns + first_column;
       raise_by_tiles<Format::kLowPlanes>(
           rank, width, tokens, own_words(sizes_.low_words), own_words(sizes_.low_weights),
           [&](int t, int column) {

@@ -1,7 +1,7 @@
 """Memory in pages of 2 MiB, where the system has them: numpy asks it to for large arrays.
 
 In pages of 4 KiB a core waits longer for addresses than for the numbers that stand there, on a
-virtual machine above all, and what it is asked to fetch ahead does not come.
+virtual machine above all, and what it fetches ahead by itself ends with each page.
 """
 
 import threading
@@ -18,8 +18,9 @@ _CHUNK = 32 * 2**20
 class LargePages:
     """Gives out places for bytes; a place is free again once its array is gone. Thread-safe.
 
-    Places of like sizes stand side by side in one chunk of memory, an eighth larger than asked for
-    at most. Chunks in which nobody has a place go back to the system when one is asked for next.
+    Places of like sizes stand side by side in one chunk of memory, an eighth or a line larger than
+    asked for at most. Chunks in which nobody has a place go back to the system when a place of
+    another size is asked for next.
     """
 
     def __init__(self) -> None:

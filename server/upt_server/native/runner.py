@@ -24,7 +24,10 @@ _ALIGNMENT = 64  # bytes of a cache line
 
 
 class NativeRunner:
-    """Runs the kernel; adapters compute in fp32, ``number`` is what the backbone multiplies.
+    """Runs the kernel; ``number`` is what the backbone multiplies.
+
+    Adapters are multiplied in fp32, or where AMX is and they are fp16, as bf16: in ``fp32`` as sums
+    of it that stand for the same numbers.
 
     A row's answer is the same to the last bit whatever rows stand beside it. AMX multiplies where
     the machine has it.
