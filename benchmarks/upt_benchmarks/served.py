@@ -83,6 +83,7 @@ def running_server(home: Path, options: Sequence[str]) -> Iterator[ServerProcess
                 pid=process.pid,
             )
         finally:
+            gc.unfreeze()
             process.terminate()
 
 
