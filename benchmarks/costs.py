@@ -2,11 +2,11 @@
 
     python benchmarks/costs.py [--precision exact] [--threads 2] [--ray] [--out COSTS.json]
 
-Prints the JSON of ``upt_server.capacity.costs.Costs``. Batches of many sizes through the runner
-give the costs of a batch, single rows after pauses that of a pause; loads through the residency,
-alone and beside a busy runner, those of an adapter; a server with 32 callers that ask for 32 tokens
-each what a call costs beyond its batch, and one caller alone what it waits beyond it. Takes about a
-minute, in which nothing else should run.
+Prints the JSON of ``upt_server.capacity.costs.Costs``. A server that 2 to 32 callers keep busy,
+with texts of 12 or 96 tokens and one adapter or 32, gives the costs of a batch and of what passes
+between two, calls at random times what they wait beyond queue and batch; loads through the
+residency, alone and beside a busy runner, give those of an adapter, single rows after pauses that
+of a pause. Takes about two minutes, in which nothing else should run.
 
 ``--ray`` measures what two replicas behind Ray Serve take on this machine too, by the CPU time of
 their processes (Linux), under five loads: 1 to 32 callers, texts of 32 or of 96 tokens.
@@ -15,9 +15,12 @@ their processes (Linux), under five loads: 1 to 32 callers, texts of 32 or of 96
 import argparse
 import asyncio
 import os
+import random
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
@@ -26,8 +29,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from upt_benchmarks.arrivals import send_at_random
 from upt_benchmarks.closed_loop import ask_in_closed_loop
-from upt_benchmarks.costing import Beyond, Fit, Sample, beyond, fit, shapes
+from upt_benchmarks.costing import Busy, Load, busy
 from upt_benchmarks.machine import this_machine
 from upt_benchmarks.ours import Engine, runner_of
 from upt_benchmarks.routing_costs import measure_router
@@ -46,7 +50,7 @@ from upt_benchmarks.workloads import (
     row_lengths,
     token_rows,
 )
-from upt_server.capacity.costs import COLD_AFTER_S, BatchCosts, Costs, RouterCosts
+from upt_server.capacity.costs import COLD_AFTER_S, Costs, RouterCosts
 from upt_server.client import AsyncClient
 from upt_server.precision import Precision
 from upt_server.residency import Residency
@@ -56,8 +60,10 @@ from upt_zoo.local.draft import Draft
 from upt_zoo.local.store import Store
 from upt_zoo.references import Reference
 
-_ADAPTERS, _CALLERS, _TOKENS = 32, 32, 32
-_REPEATS, _WARM_S, _BUSY_S, _IDLE_CALLS = 7, 2.0, 4.0, 200
+_ADAPTERS, _TOKENS = 32, 32
+# callers, the tokens of their texts, and the adapters that they ask for
+_ASKED = tuple(product((2, 8, 32), (12, 96), (1, _ADAPTERS)))
+_REPEATS, _WARM_S, _LOAD_S, _BUSY_S = 7, 2.0, 6.0, 4.0
 _STORED, _COLD = 120, 100
 
 
@@ -71,9 +77,9 @@ class Loading(NamedTuple):
 
 
 class Serving(NamedTuple):
-    """What the server costs beyond its batches."""
+    """What the server costs."""
 
-    busy: Beyond
+    busy: Busy
     edge_s: float
     server_bytes: int
     start_s: float
@@ -87,10 +93,9 @@ def main() -> int:
     runner = runner_of(
         backbone, arguments.precision, wanted="auto", threads=arguments.threads, device="cpu"
     )
-    batch = _batches(backbone, runner)
     loading = _loading(backbone, runner)
     options = ["--precision", arguments.precision, "--threads", str(arguments.threads)]
-    serving = _serving(backbone, options, batch.costs, loading.size_bytes)
+    serving = _serving(backbone, options, loading.size_bytes)
     machine = this_machine()
     costs = Costs(
         machine=machine.cpu,
@@ -98,7 +103,7 @@ def main() -> int:
         date=machine.date,
         backbone=backbone.identity.hub_id,
         runner=f"{runner.name}, {arguments.threads} threads",
-        batch=batch.costs,
+        batch=serving.busy.batch,
         call_s=serving.busy.call_s,
         handoff_s=serving.busy.handoff_s,
         edge_s=serving.edge_s,
@@ -118,23 +123,7 @@ def main() -> int:
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")
     print(text)
-    print(f"batches deviate by {100 * batch.deviation:.1f} %", file=sys.stderr)
     return 0
-
-
-def _batches(backbone: Backbone, runner: Runner) -> Fit:
-    engine, vocabulary = Engine(runner, backbone), backbone.config.vocab_size
-    samples = []
-    for shape in shapes(PROMPT_LENGTH):
-        ids = token_rows([shape.length] * shape.rows, vocabulary)
-        run = engine.mixed(ids, UNION, shape.adapters)
-        run()
-        seconds = median(_timed(run) for _ in range(_REPEATS))
-        tokens = shape.rows * (shape.length + PROMPT_LENGTH)
-        samples.append(
-            Sample(rows=shape.rows, tokens=tokens, adapters=shape.adapters, seconds=seconds)
-        )
-    return fit(samples)
 
 
 def _timed(run: Callable[[], object]) -> float:
@@ -201,18 +190,16 @@ def _seconds_each(run: Callable[[], object], seconds: float) -> float:
     return (perf_counter() - started) / runs
 
 
-def _serving(
-    backbone: Backbone, options: Sequence[str], batch: BatchCosts, adapter_bytes: int
-) -> Serving:
+def _serving(backbone: Backbone, options: Sequence[str], adapter_bytes: int) -> Serving:
     with tempfile.TemporaryDirectory(prefix="upt-costs-") as home:
         names = publish_random(Path(home), named_specs(backbone, _ADAPTERS))
         started = perf_counter()
         with running_server(Path(home), [*options, "--preload", ",".join(names)]) as server:
             start_s = perf_counter() - started
-            busy, edge_s = asyncio.run(_calls(server, names, batch))
+            found, edge_s = asyncio.run(_calls(server, names))
             held_bytes = int(server.resident_mb() * 2**20)
     return Serving(
-        busy=busy,
+        busy=found,
         edge_s=edge_s,
         server_bytes=held_bytes - _ADAPTERS * adapter_bytes,
         start_s=start_s,
@@ -237,32 +224,30 @@ def _router(costs: Costs, backbone: Backbone, precision: Precision) -> RouterCos
         return measure_router(costs, Path(home), names, precision)
 
 
-async def _calls(
-    server: ServerProcess, names: Sequence[str], batch: BatchCosts
-) -> tuple[Beyond, float]:
-    texts = texts_of([_TOKENS])
+async def _calls(server: ServerProcess, names: Sequence[str]) -> tuple[Busy, float]:
     async with AsyncClient(server.target, timeout_s=60) as client:
-        await ask_in_closed_loop([client], names, texts, callers=_CALLERS, seconds=_WARM_S)
-        busy = await ask_in_closed_loop(
-            [client], names, texts, callers=_CALLERS, seconds=2 * _BUSY_S
-        )
-        edges = []
-        for index in range(_IDLE_CALLS):
-            started = perf_counter()
-            asked = [(names[index % _ADAPTERS], texts)]
-            prediction = await client.predict_many(asked)
-            waited_s = perf_counter() - started
-            edges.append(waited_s - prediction.timings.forward_ms / 1000)
-    samples = [
-        Sample(
-            rows=facts.rows,
-            tokens=facts.tokens,
-            adapters=facts.distinct_adapters,
-            seconds=facts.forward_ms / 1000,
-        )
-        for facts in busy.batches
-    ]
-    return beyond(batch, samples, busy.elapsed_s), median(edges)
+        loads = []
+        for index, (callers, tokens, adapters) in enumerate(_ASKED):
+            asking = partial(
+                ask_in_closed_loop, [client], names[:adapters], texts_of([tokens]), callers=callers
+            )
+            await asking(seconds=_WARM_S if index == 0 else _WARM_S / 4)
+            seen = await asking(seconds=_LOAD_S)
+            loads.append(Load(elapsed_s=seen.elapsed_s, batches=list(seen.batches)))
+        full_per_s = loads[-1].calls / loads[-1].elapsed_s
+        return busy(loads), await _edge(client, names, per_s=full_per_s / 2)
+
+
+async def _edge(client: AsyncClient, names: Sequence[str], *, per_s: float) -> float:
+    source, texts, edges = random.Random(1), texts_of([_TOKENS]), list[float]()
+
+    async def ask(due_s: float) -> None:
+        prediction = await client.predict_many([(source.choice(names), texts)])
+        timings = prediction.timings
+        edges.append(perf_counter() - due_s - (timings.queue_ms + timings.forward_ms) / 1000)
+
+    await send_at_random(ask, per_s=per_s, seconds=_LOAD_S, seed=2)
+    return median(edges)
 
 
 class _Nobody:

@@ -1,4 +1,4 @@
-"""Costs from what was measured: of a batch, of a busy server, of a router. Pure."""
+"""Costs from what was measured: of a busy server, of a router. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,94 +9,79 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from upt_server.capacity.costs import BatchCosts, Costs, RouterCosts
+from upt_server.results import BatchFacts
 
-_MOST_TOKENS = 2400  # little more than a full batch
-_LENGTHS, _ROWS = (8, 32, 96), (1, 2, 4, 8, 16, 32, 64)
 _QUANTILES = 101
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """A batch to measure: ``length`` is each row's tokens, prompt vectors not among them."""
+class Load:
+    """The batches that a busy server computed in ``elapsed_s``, one row being one call."""
 
-    rows: int
-    length: int
-    adapters: int
+    elapsed_s: float
+    batches: Sequence[BatchFacts]
 
+    @property
+    def computing_s(self) -> float:
+        """Seconds in which a batch was computed."""
+        return sum(each.forward_ms for each in self.batches) / 1000
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """A batch that was measured; ``tokens`` holds prompt vectors too."""
-
-    rows: int
-    tokens: int
-    adapters: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """The costs, and the standard deviation of measured by modelled times."""
-
-    costs: BatchCosts
-    deviation: float
-
-
-def shapes(prompt: int) -> list[Shape]:
-    """Return batches of all sizes up to a full one, with one adapter and with one for each row."""
-    return [
-        Shape(rows=rows, length=length, adapters=adapters)
-        for length in _LENGTHS
-        for rows in _ROWS
-        if rows * (length + prompt) <= _MOST_TOKENS
-        for adapters in sorted({1, min(rows, 32)})
-    ]
-
-
-def fit(samples: Sequence[Sample]) -> Fit:
-    """Fit costs, none below zero, by least squares of the relative errors."""
-    seconds = np.array([sample.seconds for sample in samples])
-    parts = [(1, each.rows, each.tokens, each.adapters) for each in samples]
-    fixed, row, token, adapter = _nonnegative(parts, seconds)
-    costs = BatchCosts(fixed_s=fixed, row_s=row, token_s=token, adapter_s=adapter)
-    return Fit(costs=costs, deviation=float(np.std(seconds / modelled(costs, samples))))
-
-
-def modelled(costs: BatchCosts, samples: Sequence[Sample]) -> NDArray[np.float64]:
-    """Return the seconds that each batch should have taken."""
-    return np.array(
-        [
-            costs.seconds(rows=each.rows, tokens=each.tokens, adapters=each.adapters)
-            for each in samples
-        ]
-    )
+    @property
+    def calls(self) -> int:
+        """Rows of all batches."""
+        return sum(each.rows for each in self.batches)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beyond:
-    """What a busy server takes beyond its batches; see ``upt_server.capacity.costs.Costs``."""
+class Busy:
+    """What a busy server takes; see ``upt_server.capacity.costs.Costs``."""
 
+    batch: BatchCosts
     call_s: float
     handoff_s: float
     jitter: tuple[float, ...]
 
 
-def beyond(costs: BatchCosts, samples: Sequence[Sample], elapsed_s: float) -> Beyond:
-    """Say what all batches of ``elapsed_s`` seconds leave unexplained, one row being one call.
+def busy(loads: Sequence[Load]) -> Busy:
+    """Fit what batches take and what passes between them, by least squares of the relative errors.
 
-    What the batches took longer than they should is the calls', what passed between them the
-    handoffs'; the rest is jitter.
+    None is below zero. What a batch took longer or shorter than others of its load is jitter, which
+    counts once for each of its calls.
     """
-    seconds = np.array([sample.seconds for sample in samples])
-    calls = sum(sample.rows for sample in samples)
-    call_s = max(0.0, float(seconds.sum() - modelled(costs, samples).sum()) / calls)
-    stretched = costs.model_copy(update={"row_s": costs.row_s + call_s})
-    ratios = np.quantile(seconds / modelled(stretched, samples), np.linspace(0, 1, _QUANTILES))
-    return Beyond(
-        call_s=call_s,
-        handoff_s=max(0.0, (elapsed_s - float(seconds.sum())) / len(samples)),
-        jitter=tuple(float(round(ratio, 4)) for ratio in ratios / ratios.mean()),
+    sums = [
+        (
+            len(load.batches),
+            load.calls,
+            sum(each.tokens for each in load.batches),
+            sum(each.distinct_adapters for each in load.batches),
+        )
+        for load in loads
+    ]
+    fixed, row, token, adapter = _nonnegative(sums, [load.computing_s for load in loads])
+    batch = BatchCosts(fixed_s=fixed, row_s=row, token_s=token, adapter_s=adapter)
+    between_s = [load.elapsed_s - load.computing_s for load in loads]
+    handoff_s, call_s = _nonnegative([(batches, calls) for batches, calls, *_ in sums], between_s)
+    return Busy(batch=batch, call_s=call_s, handoff_s=handoff_s, jitter=_jitter(batch, loads))
+
+
+def _jitter(costs: BatchCosts, loads: Sequence[Load]) -> tuple[float, ...]:
+    off = np.concatenate([_off(costs, load) for load in loads])
+    calls = [each.rows for load in loads for each in load.batches]
+    quantiles = np.quantile(np.repeat(off, calls), np.linspace(0, 1, _QUANTILES))
+    return tuple(float(round(each, 5)) for each in quantiles - quantiles.mean())
+
+
+def _off(costs: BatchCosts, load: Load) -> NDArray[np.float64]:
+    """Return by how much batches differ from what they should take in their load."""
+    modelled_s = np.array(
+        [
+            costs.seconds(rows=each.rows, tokens=each.tokens, adapters=each.distinct_adapters)
+            for each in load.batches
+        ]
     )
+    expected_s = modelled_s * load.computing_s / modelled_s.sum()
+    seconds = np.array([each.forward_ms for each in load.batches]) / 1000
+    return np.asarray((seconds - expected_s) / np.sqrt(expected_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

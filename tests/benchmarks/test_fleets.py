@@ -1,11 +1,13 @@
+import math
 import tracemalloc
 from collections import Counter
 from dataclasses import dataclass
+from itertools import product
 from random import Random
 
 import pytest
 
-from upt_benchmarks.costing import Sample, Spent, beyond, fit, routed, shapes
+from upt_benchmarks.costing import Load, Spent, busy, routed
 from upt_benchmarks.fleets.against import compare, predict_closed, predict_open
 from upt_benchmarks.fleets.fleet import Fleet, Scaling
 from upt_benchmarks.fleets.routing import LeastLoadedRouter, RandomRouter, Routing
@@ -19,6 +21,7 @@ from upt_server.capacity.demand import cut, popularity
 from upt_server.capacity.planning import most_per_s
 from upt_server.capacity.replica import Limits
 from upt_server.capacity.trial import Waits
+from upt_server.results import BatchFacts
 from upt_zoo.errors import InvalidInput
 
 BATCH = BatchCosts(fixed_s=0.001, row_s=1e-4, token_s=5e-5, adapter_s=1e-4)
@@ -34,7 +37,7 @@ COSTS = Costs(
     load_s=6e-3,
     load_work_s=2e-3,
     handoff_s=1e-3,
-    jitter=(0.9, 1.0, 1.1),
+    jitter=(-0.01, 0.0, 0.01),
     prompt_tokens=10,
     adapter_bytes=1_000_000,
     stored_bytes=500_000,
@@ -242,41 +245,39 @@ def test_a_fleet_grows_under_load_and_shrinks_again_after_it() -> None:
 # costs and predictions
 
 
-def test_the_fit_finds_the_costs_that_batches_were_made_of() -> None:
-    samples = [
-        Sample(
-            rows=shape.rows,
-            tokens=shape.rows * (shape.length + 10),
-            adapters=shape.adapters,
-            seconds=BATCH.seconds(
-                rows=shape.rows, tokens=shape.rows * (shape.length + 10), adapters=shape.adapters
-            ),
-        )
-        for shape in shapes(10)
-    ]
-    found = fit(samples)
-    assert found.costs.model_dump() == pytest.approx(BATCH.model_dump(), rel=1e-6)
-    assert found.deviation < 1e-9
-    assert max(sample.tokens for sample in samples) <= 2400
+def loads_of(jitter: tuple[float, ...] = (0.0,)) -> list[Load]:
+    """Busy servers that take what ``COSTS`` says: few and many callers, short and long texts."""
+    loads = []
+    for rows, tokens, adapters in product((1, 4, 16), (22, 106), (1, 16)):
+        distinct = min(rows, adapters)
+        seconds = BATCH.seconds(rows=rows, tokens=rows * tokens, adapters=distinct)
+        batches = [
+            BatchFacts(
+                rows=rows,
+                tokens=rows * tokens,
+                distinct_adapters=distinct,
+                forward_ms=1000 * (seconds + off * math.sqrt(seconds)),
+            )
+            for off in jitter
+        ]
+        between_s = len(batches) * (COSTS.handoff_s + rows * COSTS.call_s)
+        loads.append(Load(elapsed_s=len(jitter) * seconds + between_s, batches=batches))
+    return loads
 
 
-def test_what_batches_do_not_explain_is_the_calls_the_handoffs_and_jitter() -> None:
-    samples = [
-        Sample(
-            rows=rows,
-            tokens=40 * rows,
-            adapters=rows,
-            seconds=off * (BATCH.seconds(rows=rows, tokens=40 * rows, adapters=rows) + rows * 7e-4),
-        )
-        for rows in (16, 17, 18)
-        for off in (0.5, 1.0, 1.5)
-    ]
-    elapsed_s = sum(sample.seconds for sample in samples) + 9 * 0.002
-    found = beyond(BATCH, samples, elapsed_s)
-    assert found.call_s == pytest.approx(7e-4)
-    assert found.handoff_s == pytest.approx(0.002)
-    assert sum(found.jitter) / len(found.jitter) == pytest.approx(1.0, abs=1e-3)
-    assert (found.jitter[0], found.jitter[-1]) == pytest.approx((0.5, 1.5), rel=0.02)
+def test_the_fit_finds_the_costs_that_loads_were_made_of() -> None:
+    found = busy(loads_of())
+    assert found.batch.model_dump() == pytest.approx(BATCH.model_dump(), rel=1e-6)
+    assert found.handoff_s == pytest.approx(COSTS.handoff_s)
+    assert found.call_s == pytest.approx(COSTS.call_s)
+    assert found.jitter == pytest.approx([0.0] * len(found.jitter), abs=1e-9)
+
+
+def test_what_batches_of_one_load_differ_by_is_jitter() -> None:
+    found = busy(loads_of((-0.01, 0.0, 0.01)))
+    assert found.batch.model_dump() == pytest.approx(BATCH.model_dump(), rel=1e-6)
+    assert sum(found.jitter) == pytest.approx(0.0, abs=1e-3)
+    assert (found.jitter[0], found.jitter[-1]) == pytest.approx((-0.01, 0.01), rel=0.02)
 
 
 def test_callers_in_a_closed_loop_obey_littles_law() -> None:
@@ -322,7 +323,7 @@ ROUTER = RouterCosts(
     way_s=1e-3,
     idle_cores=0.0,
 )
-SHARED = COSTS.model_copy(update={"cores": 2, "router": ROUTER, "jitter": (1.0, 1.0)})
+SHARED = COSTS.model_copy(update={"cores": 2, "router": ROUTER, "jitter": (0.0, 0.0)})
 
 
 def test_a_core_of_its_own_is_the_most_that_a_work_gets() -> None:

@@ -155,7 +155,6 @@ def _behind_ray(clock: Clock, costs: Costs, limits: Limits, source: Random) -> l
         raise InvalidInput(
             "expected costs of a router, got none; measure them by benchmarks/costs.py --ray"
         )
-    # what a call keeps from the runner comes of itself: they share the cores
-    own = costs.model_copy(update={"batch": router.batch, "call_s": 0.0})
+    own = costs.model_copy(update={"batch": router.batch})
     machine = SharedMachine(clock, router, costs.cores)
     return [Replica(clock, own, limits, source, machine=machine.place()) for _ in range(_REPLICAS)]

@@ -1,6 +1,7 @@
 """What serving costs on one machine, as ``benchmarks/costs.py`` measured it.
 
-A batch of r rows, t tokens (prompt vectors among them) and a distinct adapters takes
+In a busy server a batch of r rows, t tokens (prompt vectors among them) and a distinct adapters
+takes
 
     seconds(r, t, a) = fixed + row · r + token · t + adapter · a
 """
@@ -15,6 +16,7 @@ from upt_zoo.errors import DataNotFound, InvalidInput
 from upt_zoo.reasons import first_reason
 
 Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Jitter = Annotated[float, Field(allow_inf_nan=False)]
 _MEASURED = "costs.json"
 COLD_AFTER_S = 0.02
 
@@ -57,17 +59,19 @@ class RouterCosts(BaseModel):
 class Costs(BaseModel):
     """One server on one machine, in seconds and bytes.
 
-    ``call_s`` is what a call keeps from the runner under full load: reading, tokenising and
-    answering it, and its caller, where both share the cores. ``handoff_s`` passes from the end of a
-    batch until the event loop has noticed it and starts the next one. ``edge_s`` is what a lone
-    caller waits beyond its batch. Reading an adapter takes ``load_s``, of which the runner loses
-    ``load_work_s``. ``jitter`` holds evenly spaced quantiles of measured by modelled batch times,
-    with a mean of 1. After a pause of the runner of ``COLD_AFTER_S`` and more a batch takes
-    ``cold_s`` longer, since its caches hold other things by then; after a shorter one in
-    proportion. A row is ``prompt_tokens`` longer than its text. An adapter takes ``adapter_bytes``
-    in memory and ``stored_bytes`` on disk. A server without adapters takes ``server_bytes`` and is
-    ready after ``start_s``. ``router`` None: a router takes nothing, and each server has a machine
-    of its own.
+    ``batch`` holds what callers, and reading, tokenising and answering their calls, keep from the
+    runner, where all share the cores. From the end of a batch to the start of the next one pass
+    ``handoff_s``, and ``call_s`` for each call that it answers: the event loop turns to them before
+    the runner has the interpreter again. It takes as long to let a call in. ``edge_s`` is what a
+    call waits beyond queue and batch where few are asked. Reading an adapter takes ``load_s``, of
+    which the runner loses ``load_work_s``. ``jitter`` holds evenly spaced quantiles of what a batch
+    takes longer or shorter, by the square root of its seconds, with a mean of 0: disturbances come
+    at random times, and in a long batch they even out. After a pause of the runner of
+    ``COLD_AFTER_S`` and more a batch takes ``cold_s`` longer, since its caches hold other things by
+    then; after a shorter one in proportion. A row is ``prompt_tokens`` longer than its text. An
+    adapter takes ``adapter_bytes`` in memory and ``stored_bytes`` on disk. A server without
+    adapters takes ``server_bytes`` and is ready after ``start_s``. ``router`` None: a router takes
+    nothing, and each server has a machine of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -83,7 +87,7 @@ class Costs(BaseModel):
     edge_s: Cost
     load_s: Cost
     load_work_s: Cost
-    jitter: Annotated[tuple[Cost, ...], Field(min_length=2)]
+    jitter: Annotated[tuple[_Jitter, ...], Field(min_length=2)]
     prompt_tokens: Annotated[int, Field(ge=0)]
     adapter_bytes: Annotated[int, Field(gt=0)]
     stored_bytes: Annotated[int, Field(gt=0)]

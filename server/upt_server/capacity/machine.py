@@ -19,22 +19,29 @@ class Machine(Protocol):
         """Compute a batch that takes so long by itself; call ``then`` when the server knows."""
         ...
 
+    def hand_over(self, calls: int, then: Act) -> None:
+        """Have the runner ready again, after a batch of so many calls; then call ``then``."""
+        ...
+
 
 class OwnMachine:
-    """A machine of its own. What calls keep from the runner is a part of each batch's seconds."""
+    """A machine of its own."""
 
     def __init__(self, clock: Clock, costs: Costs) -> None:
         self._clock, self._costs = clock, costs
-        self._free_at_s: dict[Side, float] = {"in": 0.0, "out": 0.0}  # who reads, and who answers
+        self._free_at_s = 0.0  # of the event loop
 
     def carry(self, side: Side, then: Act) -> None:
-        """Have half of a call's work done by one core, in turn, and half of its way pass."""
+        """Have the event loop turn to the call, one by one, and half of its way pass."""
         costs, now_s = self._costs, self._clock.now_s
-        work_s = costs.call_s * costs.cores / 2  # what keeps all cores for so long
-        self._free_at_s[side] = max(now_s, self._free_at_s[side]) + work_s
-        way_s = max(0.0, (costs.edge_s - costs.handoff_s) / 2 - work_s)
-        self._clock.after(self._free_at_s[side] + way_s - now_s, then)
+        self._free_at_s = max(now_s, self._free_at_s) + costs.call_s
+        way_s = max(0.0, costs.edge_s / 2 - costs.call_s)
+        self._clock.after(self._free_at_s + way_s - now_s, then)
 
     def compute(self, seconds: float, then: Act) -> None:
-        """Have the seconds pass, and those until the event loop has noticed."""
-        self._clock.after(seconds + self._costs.handoff_s, then)
+        """Have the seconds pass."""
+        self._clock.after(seconds, then)
+
+    def hand_over(self, calls: int, then: Act) -> None:
+        """Have the event loop turn to each of the calls first."""
+        self._clock.after(self._costs.handoff_s + self._costs.call_s * calls, then)

@@ -130,6 +130,5 @@ def most_per_s(tokens: int, costs: Costs, limits: Limits, *, hit_rate: float = 1
     row_tokens = tokens + costs.prompt_tokens
     rows = max(1, min(limits.budget.rows, limits.budget.tokens // row_tokens))
     batch_s = costs.batch.seconds(rows=rows, tokens=rows * row_tokens, adapters=rows)
-    return rows / (
-        batch_s + costs.handoff_s + rows * (costs.call_s + (1 - hit_rate) * costs.load_work_s)
-    )
+    call_s = costs.call_s + (1 - hit_rate) * costs.load_work_s
+    return rows / (batch_s + costs.handoff_s + rows * call_s)

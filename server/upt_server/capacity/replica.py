@@ -8,6 +8,7 @@ leave, deadlines that pass in the queue (admission refuses what would), and inpu
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from math import sqrt
 from random import Random
 
 from upt_server.admission import Admission
@@ -138,7 +139,7 @@ class Replica:
     def _batch_s(self, batch: list[Call], tokens: int) -> float:
         distinct = len({call.adapter for call in batch})
         seconds = self._costs.batch.seconds(rows=len(batch), tokens=tokens, adapters=distinct)
-        seconds = (seconds + self._costs.call_s * len(batch)) * self._draw_jitter()
+        seconds = max(seconds / 2, seconds + self._draw_jitter() * sqrt(seconds))
         seconds += self._costs.after_pause_s(self._clock.now_s - self._idle_since_s)
         loads, self._loads_paid = self.slots.loads - self._loads_paid, self.slots.loads
         return seconds + self._costs.load_work_s * loads
@@ -152,12 +153,15 @@ class Replica:
         return quantiles[below] * (1 - part) + quantiles[below + 1] * part
 
     def _finish_batch(self, batch: list[Call]) -> None:
+        self._machine.hand_over(len(batch), self._be_ready)
+        for call in batch:
+            self._machine.carry("out", partial(self._end, call, None))
+
+    def _be_ready(self) -> None:
         self._running = []
         self._idle_since_s = self._clock.now_s
         self._pace.finish(self._clock.now_s)
         self._start_batch()
-        for call in batch:
-            self._machine.carry("out", partial(self._end, call, None))
 
     def _end(self, call: Call, error: Overloaded | None) -> None:
         if call not in self._inside:
