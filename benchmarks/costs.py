@@ -109,7 +109,7 @@ def main() -> int:
         edge_s=serving.edge_s,
         load_s=loading.load_s,
         load_work_s=loading.work_s,
-        jitter=serving.busy.jitter,
+        jitter_root_s=serving.busy.jitter_root_s,
         prompt_tokens=PROMPT_LENGTH,
         adapter_bytes=loading.size_bytes,
         stored_bytes=loading.stored_bytes,

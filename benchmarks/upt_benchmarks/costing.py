@@ -39,7 +39,7 @@ class Busy:
     batch: BatchCosts
     call_s: float
     handoff_s: float
-    jitter: tuple[float, ...]
+    jitter_root_s: tuple[float, ...]
 
 
 def busy(loads: Sequence[Load]) -> Busy:
@@ -61,7 +61,9 @@ def busy(loads: Sequence[Load]) -> Busy:
     batch = BatchCosts(fixed_s=fixed, row_s=row, token_s=token, adapter_s=adapter)
     between_s = [load.elapsed_s - load.computing_s for load in loads]
     handoff_s, call_s = _nonnegative([(batches, calls) for batches, calls, *_ in sums], between_s)
-    return Busy(batch=batch, call_s=call_s, handoff_s=handoff_s, jitter=_jitter(batch, loads))
+    return Busy(
+        batch=batch, call_s=call_s, handoff_s=handoff_s, jitter_root_s=_jitter(batch, loads)
+    )
 
 
 def _jitter(costs: BatchCosts, loads: Sequence[Load]) -> tuple[float, ...]:

@@ -37,7 +37,7 @@ COSTS = Costs(
     load_s=6e-3,
     load_work_s=2e-3,
     handoff_s=1e-3,
-    jitter=(-0.01, 0.0, 0.01),
+    jitter_root_s=(-0.01, 0.0, 0.01),
     prompt_tokens=10,
     adapter_bytes=1_000_000,
     stored_bytes=500_000,
@@ -270,14 +270,16 @@ def test_the_fit_finds_the_costs_that_loads_were_made_of() -> None:
     assert found.batch.model_dump() == pytest.approx(BATCH.model_dump(), rel=1e-6)
     assert found.handoff_s == pytest.approx(COSTS.handoff_s)
     assert found.call_s == pytest.approx(COSTS.call_s)
-    assert found.jitter == pytest.approx([0.0] * len(found.jitter), abs=1e-9)
+    assert found.jitter_root_s == pytest.approx([0.0] * len(found.jitter_root_s), abs=1e-9)
 
 
 def test_what_batches_of_one_load_differ_by_is_jitter() -> None:
     found = busy(loads_of((-0.01, 0.0, 0.01)))
     assert found.batch.model_dump() == pytest.approx(BATCH.model_dump(), rel=1e-6)
-    assert sum(found.jitter) == pytest.approx(0.0, abs=1e-3)
-    assert (found.jitter[0], found.jitter[-1]) == pytest.approx((-0.01, 0.01), rel=0.02)
+    assert sum(found.jitter_root_s) == pytest.approx(0.0, abs=1e-3)
+    assert (found.jitter_root_s[0], found.jitter_root_s[-1]) == pytest.approx(
+        (-0.01, 0.01), rel=0.02
+    )
 
 
 def test_callers_in_a_closed_loop_obey_littles_law() -> None:
@@ -323,7 +325,7 @@ ROUTER = RouterCosts(
     way_s=1e-3,
     idle_cores=0.0,
 )
-SHARED = COSTS.model_copy(update={"cores": 2, "router": ROUTER, "jitter": (0.0, 0.0)})
+SHARED = COSTS.model_copy(update={"cores": 2, "router": ROUTER, "jitter_root_s": (0.0, 0.0)})
 
 
 def test_a_core_of_its_own_is_the_most_that_a_work_gets() -> None:

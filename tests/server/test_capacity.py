@@ -36,7 +36,7 @@ def costs_of(*, call_s: float = 0.0, load_s: float = 0.0, load_work_s: float = 0
         edge_s=0.0,
         load_s=load_s,
         load_work_s=load_work_s,
-        jitter=(0.0, 0.0),
+        jitter_root_s=(0.0, 0.0),
         prompt_tokens=0,
         adapter_bytes=1_000_000,
         stored_bytes=500_000,
@@ -53,7 +53,7 @@ REAL = costs_of().model_copy(
         "load_s": 6e-3,
         "load_work_s": 2e-3,
         "handoff_s": 1e-3,
-        "jitter": (-0.01, 0.0, 0.01),
+        "jitter_root_s": (-0.01, 0.0, 0.01),
     }
 )
 

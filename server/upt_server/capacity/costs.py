@@ -64,14 +64,14 @@ class Costs(BaseModel):
     ``handoff_s``, and ``call_s`` for each call that it answers: the event loop turns to them before
     the runner has the interpreter again. It takes as long to let a call in. ``edge_s`` is what a
     call waits beyond queue and batch where few are asked. Reading an adapter takes ``load_s``, of
-    which the runner loses ``load_work_s``. ``jitter`` holds evenly spaced quantiles of what a batch
-    takes longer or shorter, by the square root of its seconds, with a mean of 0: disturbances come
-    at random times, and in a long batch they even out. After a pause of the runner of
-    ``COLD_AFTER_S`` and more a batch takes ``cold_s`` longer, since its caches hold other things by
-    then; after a shorter one in proportion. A row is ``prompt_tokens`` longer than its text. An
-    adapter takes ``adapter_bytes`` in memory and ``stored_bytes`` on disk. A server without
-    adapters takes ``server_bytes`` and is ready after ``start_s``. ``router`` None: a router takes
-    nothing, and each server has a machine of its own.
+    which the runner loses ``load_work_s``. ``jitter_root_s`` holds evenly spaced quantiles of what
+    a batch takes longer or shorter, by the square root of its seconds, with a mean of 0:
+    disturbances come at random times, and in a long batch they even out. After a pause of the
+    runner of ``COLD_AFTER_S`` and more a batch takes ``cold_s`` longer, since its caches hold other
+    things by then; after a shorter one in proportion. A row is ``prompt_tokens`` longer than its
+    text. An adapter takes ``adapter_bytes`` in memory and ``stored_bytes`` on disk. A server
+    without adapters takes ``server_bytes`` and is ready after ``start_s``. ``router`` None: a
+    router takes nothing, and each server has a machine of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -87,7 +87,7 @@ class Costs(BaseModel):
     edge_s: Cost
     load_s: Cost
     load_work_s: Cost
-    jitter: Annotated[tuple[_Jitter, ...], Field(min_length=2)]
+    jitter_root_s: Annotated[tuple[_Jitter, ...], Field(min_length=2)]
     prompt_tokens: Annotated[int, Field(ge=0)]
     adapter_bytes: Annotated[int, Field(gt=0)]
     stored_bytes: Annotated[int, Field(gt=0)]

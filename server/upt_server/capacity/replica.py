@@ -146,7 +146,7 @@ class Replica:
 
     def _draw_jitter(self) -> float:
         """Draw from the distribution with these quantiles, linear between them."""
-        quantiles = self._costs.jitter
+        quantiles = self._costs.jitter_root_s
         at = self._random.random() * (len(quantiles) - 1)
         below = int(at)
         part = at - below
