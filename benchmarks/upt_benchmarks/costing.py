@@ -15,7 +15,7 @@ _QUANTILES = 101
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class Asked:
     """The batches that a busy server computed in ``elapsed_s``, one row being one call."""
 
     elapsed_s: float
@@ -42,11 +42,11 @@ class Busy:
     jitter_root_s: tuple[float, ...]
 
 
-def busy(loads: Sequence[Load]) -> Busy:
+def busy(loads: Sequence[Asked]) -> Busy:
     """Fit what batches take and what passes between them, by least squares of the relative errors.
 
-    None is below zero. What a batch took longer or shorter than others of its load is jitter, which
-    counts once for each of its calls.
+    None is below zero. What a batch took longer or shorter than others of its load is jitter; a
+    batch counts once for each of its calls, else the many small ones of few callers were all.
     """
     sums = [
         (
@@ -66,14 +66,15 @@ def busy(loads: Sequence[Load]) -> Busy:
     )
 
 
-def _jitter(costs: BatchCosts, loads: Sequence[Load]) -> tuple[float, ...]:
+def _jitter(costs: BatchCosts, loads: Sequence[Asked]) -> tuple[float, ...]:
     off = np.concatenate([_off(costs, load) for load in loads])
     calls = [each.rows for load in loads for each in load.batches]
     quantiles = np.quantile(np.repeat(off, calls), np.linspace(0, 1, _QUANTILES))
-    return tuple(float(round(each, 5)) for each in quantiles - quantiles.mean())
+    mean = np.trapezoid(quantiles) / (_QUANTILES - 1)  # of what is drawn, linear between them
+    return tuple(float(round(each, 5)) for each in quantiles - mean)
 
 
-def _off(costs: BatchCosts, load: Load) -> NDArray[np.float64]:
+def _off(costs: BatchCosts, load: Asked) -> NDArray[np.float64]:
     """Return by how much batches differ from what they should take in their load."""
     modelled_s = np.array(
         [

@@ -2,12 +2,12 @@ import math
 import tracemalloc
 from collections import Counter
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from random import Random
 
 import pytest
 
-from upt_benchmarks.costing import Load, Spent, busy, routed
+from upt_benchmarks.costing import Asked, Spent, busy, routed
 from upt_benchmarks.fleets.against import compare, predict_closed, predict_open
 from upt_benchmarks.fleets.fleet import Fleet, Scaling
 from upt_benchmarks.fleets.routing import LeastLoadedRouter, RandomRouter, Routing
@@ -245,23 +245,29 @@ def test_a_fleet_grows_under_load_and_shrinks_again_after_it() -> None:
 # costs and predictions
 
 
-def loads_of(jitter: tuple[float, ...] = (0.0,)) -> list[Load]:
-    """Busy servers that take what ``COSTS`` says: few and many callers, short and long texts."""
+def loads_of(*, off: tuple[float, ...] = (0.0,), slow: float = 1.0) -> list[Asked]:
+    """Busy servers that take what ``COSTS`` says: few and many callers, short and long texts.
+
+    Batches are ``off`` by so many roots of their seconds; the last load is ``slow`` as a whole.
+    """
     loads = []
-    for rows, tokens, adapters in product((1, 4, 16), (22, 106), (1, 16)):
+    kinds = list(product((1, 4, 16), (22, 106), (1, 16)))
+    for rows, tokens, adapters in kinds:
         distinct = min(rows, adapters)
         seconds = BATCH.seconds(rows=rows, tokens=rows * tokens, adapters=distinct)
+        if (rows, tokens, adapters) == kinds[-1]:
+            seconds *= slow
         batches = [
             BatchFacts(
                 rows=rows,
                 tokens=rows * tokens,
                 distinct_adapters=distinct,
-                forward_ms=1000 * (seconds + off * math.sqrt(seconds)),
+                forward_ms=1000 * (seconds + each * math.sqrt(seconds)),
             )
-            for off in jitter
+            for each in off
         ]
         between_s = len(batches) * (COSTS.handoff_s + rows * COSTS.call_s)
-        loads.append(Load(elapsed_s=len(jitter) * seconds + between_s, batches=batches))
+        loads.append(Asked(elapsed_s=len(off) * seconds + between_s, batches=batches))
     return loads
 
 
@@ -274,12 +280,23 @@ def test_the_fit_finds_the_costs_that_loads_were_made_of() -> None:
 
 
 def test_what_batches_of_one_load_differ_by_is_jitter() -> None:
-    found = busy(loads_of((-0.01, 0.0, 0.01)))
+    found = busy(loads_of(off=(-0.01, -0.01, 0.0, 0.02)))
     assert found.batch.model_dump() == pytest.approx(BATCH.model_dump(), rel=1e-6)
-    assert sum(found.jitter_root_s) == pytest.approx(0.0, abs=1e-3)
-    assert (found.jitter_root_s[0], found.jitter_root_s[-1]) == pytest.approx(
-        (-0.01, 0.01), rel=0.02
-    )
+    least, *_, most = found.jitter_root_s
+    assert most - least == pytest.approx(0.03, rel=0.02)
+    drawn = [(one + next_one) / 2 for one, next_one in pairwise(found.jitter_root_s)]
+    assert sum(drawn) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_load_that_is_slow_as_a_whole_is_no_jitter() -> None:
+    assert max(map(abs, busy(loads_of(slow=1.3)).jitter_root_s)) < 1e-6
+
+
+def test_a_batch_of_many_calls_counts_as_many_times() -> None:
+    few, many = loads_of(off=(-0.01, 0.01))[0], loads_of()[-1]
+    spread = busy([few, many]).jitter_root_s
+    # two calls of 18; were all batches alike, half of the quantiles
+    assert sum(abs(each) > 0.005 for each in spread) < 10
 
 
 def test_callers_in_a_closed_loop_obey_littles_law() -> None:

@@ -62,8 +62,9 @@ class Costs(BaseModel):
     ``batch`` holds what callers, and reading, tokenising and answering their calls, keep from the
     runner, where all share the cores. From the end of a batch to the start of the next one pass
     ``handoff_s``, and ``call_s`` for each call that it answers: the event loop turns to them before
-    the runner has the interpreter again. It takes as long to let a call in. ``edge_s`` is what a
-    call waits beyond queue and batch where few are asked. Reading an adapter takes ``load_s``, of
+    the runner has the interpreter again. To let a call in is taken to be as long, and so is the
+    start of a runner that was idle (``handoff_s``). ``edge_s`` is what a call waits beyond queue
+    and batch, from when it was due, while few calls come. Reading an adapter takes ``load_s``, of
     which the runner loses ``load_work_s``. ``jitter_root_s`` holds evenly spaced quantiles of what
     a batch takes longer or shorter, by the square root of its seconds, with a mean of 0:
     disturbances come at random times, and in a long batch they even out. After a pause of the
@@ -115,6 +116,6 @@ def read_costs(file: Path | None = None) -> Costs:
         raise DataNotFound(f"no file {source}: benchmarks/costs.py --out writes one") from error
     except ValidationError as error:
         raise InvalidInput(
-            f"{source}: expected costs as benchmarks/costs.py --out writes them: "
-            f"{first_reason(error)}"
+            f"{source}: expected costs as benchmarks/costs.py --out writes them, got others; "
+            f"measure them again: {first_reason(error)}"
         ) from error

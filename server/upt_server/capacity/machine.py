@@ -16,11 +16,11 @@ class Machine(Protocol):
         ...
 
     def compute(self, seconds: float, then: Act) -> None:
-        """Compute a batch that takes so long by itself; call ``then`` when the server knows."""
+        """Compute a batch that takes so long by itself; call ``then`` when it is done."""
         ...
 
     def hand_over(self, calls: int, then: Act) -> None:
-        """Have the runner ready again, after a batch of so many calls; then call ``then``."""
+        """Have the runner at hand, after a batch of so many calls or of none; then ``then``."""
         ...
 
 
@@ -32,7 +32,7 @@ class OwnMachine:
         self._free_at_s = 0.0  # of the event loop
 
     def carry(self, side: Side, then: Act) -> None:
-        """Have the event loop turn to the call, one by one, and half of its way pass."""
+        """Have the event loop turn to the call, in or out, in its turn, and half its way pass."""
         costs, now_s = self._costs, self._clock.now_s
         self._free_at_s = max(now_s, self._free_at_s) + costs.call_s
         way_s = max(0.0, costs.edge_s / 2 - costs.call_s)
@@ -43,5 +43,5 @@ class OwnMachine:
         self._clock.after(seconds, then)
 
     def hand_over(self, calls: int, then: Act) -> None:
-        """Have the event loop turn to each of the calls first."""
+        """Have the event loop turn to each of the calls first, before others that came in."""
         self._clock.after(self._costs.handoff_s + self._costs.call_s * calls, then)

@@ -121,8 +121,8 @@ class Replica:
             self._end(call, error)
             return
         self._queue.add([call])
-        # as the loop does: calls that became ready together share a batch
-        self._clock.after(0.0, self._start_batch)
+        # calls that become ready meanwhile share the batch
+        self._machine.hand_over(0, self._start_batch)
 
     def _start_batch(self) -> None:
         if self._running or not self._queue or not self._inside:
@@ -139,6 +139,7 @@ class Replica:
     def _batch_s(self, batch: list[Call], tokens: int) -> float:
         distinct = len({call.adapter for call in batch})
         seconds = self._costs.batch.seconds(rows=len(batch), tokens=tokens, adapters=distinct)
+        # the quantiles of short batches would have the shortest end before they began
         seconds = max(seconds / 2, seconds + self._draw_jitter() * sqrt(seconds))
         seconds += self._costs.after_pause_s(self._clock.now_s - self._idle_since_s)
         loads, self._loads_paid = self.slots.loads - self._loads_paid, self.slots.loads
