@@ -57,10 +57,9 @@ def main() -> int:
     console = Console()
     with tempfile.TemporaryDirectory(prefix="upt-demo-") as home:
         environment = {**os.environ, "UPT_ZOO_HOME": home}
-        for name, _ in INPUTS:
-            call(console, ["upt-zoo", "pull", name], environment)
-        preload = ",".join(name for name, _ in INPUTS)
-        with running_server(console, preload, environment) as (grpc_port, http_port):
+        names = [name for name, _ in INPUTS]
+        call(console, ["upt-zoo", "pull", *names], environment)
+        with running_server(console, ",".join(names), environment) as (grpc_port, http_port):
             with Client(f"127.0.0.1:{grpc_port}") as client:
                 prediction = client.predict_many(INPUTS)
             forwards, adapters = batch_metrics(http_port)
