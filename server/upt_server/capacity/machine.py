@@ -20,7 +20,7 @@ class Machine(Protocol):
         ...
 
     def hand_over(self, calls: int, then: Act) -> None:
-        """Have the runner at hand, after a batch of so many calls or of none; then ``then``."""
+        """Make the runner ready, after a batch of so many calls or none; then call ``then``."""
         ...
 
 

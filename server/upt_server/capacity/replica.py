@@ -139,7 +139,7 @@ class Replica:
     def _batch_s(self, batch: list[Call], tokens: int) -> float:
         distinct = len({call.adapter for call in batch})
         seconds = self._costs.batch.seconds(rows=len(batch), tokens=tokens, adapters=distinct)
-        # the quantiles of short batches would have the shortest end before they began
+        # by its least quantile a very short batch would end before it began
         seconds = max(seconds / 2, seconds + self._draw_jitter() * sqrt(seconds))
         seconds += self._costs.after_pause_s(self._clock.now_s - self._idle_since_s)
         loads, self._loads_paid = self.slots.loads - self._loads_paid, self.slots.loads
