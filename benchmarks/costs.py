@@ -4,9 +4,9 @@
 
 Prints the JSON of ``upt_server.capacity.costs.Costs``. A server that 2 to 32 callers keep busy,
 with texts of 12 or 96 tokens and one adapter or 32, gives the costs of a batch and of what passes
-between two, calls at random times what they wait beyond queue and batch; loads through the
-residency, alone and beside a busy runner, give those of an adapter, single rows after pauses that
-of a pause. Takes about two minutes, in which nothing else should run.
+between two; calls at random times what they wait beyond queue and batch, and what a batch loses to
+those that come while it is computed; loads through the residency, alone and beside a busy runner,
+those of an adapter. Takes about two minutes, in which nothing else should run.
 
 ``--ray`` measures what two replicas behind Ray Serve take on this machine too, by the CPU time of
 their processes (Linux), under five loads: 1 to 32 callers, texts of 32 or of 96 tokens.
@@ -15,7 +15,6 @@ their processes (Linux), under five loads: 1 to 32 callers, texts of 32 or of 96
 import argparse
 import asyncio
 import os
-import random
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,15 +22,14 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from upt_benchmarks.arrivals import send_at_random
-from upt_benchmarks.closed_loop import ask_in_closed_loop
-from upt_benchmarks.costing import Asked, Busy, busy
+from upt_benchmarks.asking import ask_at_random, ask_in_closed_loop
+from upt_benchmarks.costing import Busy, busy
 from upt_benchmarks.machine import this_machine
 from upt_benchmarks.ours import Engine, runner_of
 from upt_benchmarks.routing_costs import measure_router
@@ -50,7 +48,7 @@ from upt_benchmarks.workloads import (
     row_lengths,
     token_rows,
 )
-from upt_server.capacity.costs import COLD_AFTER_S, Costs, RouterCosts
+from upt_server.capacity.costs import Costs, RouterCosts
 from upt_server.client import AsyncClient
 from upt_server.precision import Precision
 from upt_server.residency import Residency
@@ -62,8 +60,9 @@ from upt_zoo.references import Reference
 
 _ADAPTERS, _TOKENS = 32, 32
 # callers, the tokens of their texts, and the adapters that they ask for
-_ASKED = tuple(product((2, 8, 32), (12, 96), (1, _ADAPTERS)))
-_REPEATS, _WARM_S, _LOAD_S, _BUSY_S = 7, 2.0, 6.0, 4.0
+_CALLERS = (2, 8, 32)
+_ASKED = tuple(product(_CALLERS, (12, 96), (1, _ADAPTERS)))
+_WARM_S, _LOAD_S, _BUSY_S = 2.0, 6.0, 4.0
 _STORED, _COLD = 120, 100
 
 
@@ -104,6 +103,7 @@ def main() -> int:
         backbone=backbone.identity.hub_id,
         runner=f"{runner.name}, {arguments.threads} threads",
         batch=serving.busy.batch,
+        beside_s=serving.busy.beside_s,
         call_s=serving.busy.call_s,
         handoff_s=serving.busy.handoff_s,
         edge_s=serving.edge_s,
@@ -115,21 +115,14 @@ def main() -> int:
         stored_bytes=loading.stored_bytes,
         server_bytes=serving.server_bytes,
         start_s=serving.start_s,
-        cold_s=_cold(backbone, runner),
     )
     if arguments.ray:
-        costs = costs.model_copy(update={"router": _router(costs, backbone, arguments.precision)})
+        costs = costs.model_copy(update={"router": _router(backbone, arguments.precision)})
     text = costs.model_dump_json(indent=2)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")
     print(text)
     return 0
-
-
-def _timed(run: Callable[[], object]) -> float:
-    started = perf_counter()
-    run()
-    return perf_counter() - started
 
 
 def _loading(backbone: Backbone, runner: Runner) -> Loading:
@@ -206,22 +199,10 @@ def _serving(backbone: Backbone, options: Sequence[str], adapter_bytes: int) -> 
     )
 
 
-def _cold(backbone: Backbone, runner: Runner) -> float:
-    ids = token_rows([_TOKENS] * _ADAPTERS, backbone.config.vocab_size)
-    engine = Engine(runner, backbone)
-    runs = [engine.mixed([row], UNION, 1) for row in ids]
-    warm_s = [_timed(run) for _ in range(_REPEATS) for run in runs]
-    cold_s = []
-    for run in runs * _REPEATS:
-        sleep(COLD_AFTER_S)
-        cold_s.append(_timed(run))
-    return max(0.0, median(cold_s) - median(warm_s))
-
-
-def _router(costs: Costs, backbone: Backbone, precision: Precision) -> RouterCosts:
+def _router(backbone: Backbone, precision: Precision) -> RouterCosts:
     with tempfile.TemporaryDirectory(prefix="upt-costs-") as home:
         names = publish_random(Path(home), named_specs(backbone, _ADAPTERS))
-        return measure_router(costs, Path(home), names, precision)
+        return measure_router(Path(home), names, precision)
 
 
 async def _calls(server: ServerProcess, names: Sequence[str]) -> tuple[Busy, float]:
@@ -232,23 +213,17 @@ async def _calls(server: ServerProcess, names: Sequence[str]) -> tuple[Busy, flo
                 ask_in_closed_loop, [client], names[:adapters], texts_of([tokens]), callers=callers
             )
             await asking(seconds=_WARM_S if index == 0 else _WARM_S / 4)
-            seen = await asking(seconds=_LOAD_S)
-            loads.append(Asked(elapsed_s=seen.elapsed_s, batches=list(seen.batches)))
-        # the last load is of long texts: half of its rate is little for the short ones here
-        few_per_s = loads[-1].calls / loads[-1].elapsed_s / 2
-        return busy(loads), await _edge(client, names, per_s=few_per_s)
-
-
-async def _edge(client: AsyncClient, names: Sequence[str], *, per_s: float) -> float:
-    source, texts, edges = random.Random(1), texts_of([_TOKENS]), list[float]()
-
-    async def ask(due_s: float) -> None:
-        prediction = await client.predict_many([(source.choice(names), texts)])
-        timings = prediction.timings
-        edges.append(perf_counter() - due_s - (timings.queue_ms + timings.forward_ms) / 1000)
-
-    await send_at_random(ask, per_s=per_s, seconds=_LOAD_S, seed=2)
-    return median(edges)
+            loads.append(await asking(seconds=_LOAD_S))
+        # of the most callers, who ask for all adapters; the last has the longest texts
+        rates = {
+            tokens: len(seen.waited_s) / seen.elapsed_s / 2
+            for (callers, tokens, adapters), seen in zip(_ASKED, loads, strict=True)
+            if (callers, adapters) == (_CALLERS[-1], _ADAPTERS)
+        }
+        asking = partial(ask_at_random, [client], names, seconds=_LOAD_S)
+        at_random = [await asking(texts_of([n]), per_s=per_s) for n, per_s in rates.items()]
+        few = await asking(texts_of([_TOKENS]), per_s=min(rates.values()))
+        return busy(loads, [*at_random, few]), median(few.beyond_s)
 
 
 class _Nobody:

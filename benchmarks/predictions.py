@@ -20,19 +20,15 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
-from itertools import cycle
 from pathlib import Path
-from time import perf_counter
 from typing import get_args
 
-from upt_benchmarks.arrivals import send_at_random
-from upt_benchmarks.closed_loop import Seen, ask_in_closed_loop
+from upt_benchmarks.asking import Seen, ask_at_random, ask_in_closed_loop
 from upt_benchmarks.fleets.against import ADAPTERS, CALLERS, SMALL, Pair, compare
 from upt_benchmarks.fleets.tables import Row, as_markdown
 from upt_benchmarks.machine import this_machine
@@ -74,8 +70,8 @@ def _measured(way: Way, arguments: argparse.Namespace) -> dict[str, object]:
         home = Path(folder)
         names = publish_random(home, named_specs(resolve_backbone(), ADAPTERS))
         with running(way, home, names, precision=arguments.precision) as targets:
-            for _ in range(arguments.rounds):
-                rounds.append(asyncio.run(_measure(targets, names, arguments.seconds)))
+            for seed in range(arguments.rounds):
+                rounds.append(asyncio.run(_measure(targets, names, arguments.seconds, seed)))
                 print(rounds[-1], file=sys.stderr, flush=True)
     return {
         "machine": asdict(this_machine()),
@@ -96,7 +92,7 @@ def _row(pair: Pair) -> Row:
 
 
 async def _measure(
-    targets: Sequence[str], names: Sequence[str], seconds: float
+    targets: Sequence[str], names: Sequence[str], seconds: float, seed: int
 ) -> dict[str, dict[str, float]]:
     mixed, small = mixed_texts(), texts_of([SMALL])
     async with AsyncExitStack() as open_clients:
@@ -110,7 +106,7 @@ async def _measure(
             seen = await ask_in_closed_loop(clients, names, texts, callers=CALLERS, seconds=seconds)
             measured[workload] = _figures(seen)
         half = measured["closed"]["per_s"] / 2
-        seen = await _at_random(clients, names, mixed, per_s=half, seconds=seconds)
+        seen = await ask_at_random(clients, names, mixed, per_s=half, seconds=seconds, seed=seed)
         measured["half"] = _figures(seen)
     return measured
 
@@ -127,26 +123,6 @@ def _figures(seen: Seen) -> dict[str, float]:
         ),
         "batch_ms": round(sum(each.forward_ms for each in seen.batches) / count, 2),
     }
-
-
-async def _at_random(
-    clients: Sequence[AsyncClient],
-    names: Sequence[str],
-    texts: Sequence[str],
-    *,
-    per_s: float,
-    seconds: float,
-) -> Seen:
-    source, seen, turns = random.Random(2), Seen(elapsed_s=seconds), cycle(clients)
-
-    async def ask(due_s: float) -> None:
-        asked = [(source.choice(names), [source.choice(texts)])]
-        prediction = await next(turns).predict_many(asked)
-        seen.waited_s.append(perf_counter() - due_s)
-        seen.batches.update(prediction.batches)
-
-    await send_at_random(ask, per_s=per_s, seconds=seconds, seed=3)
-    return seen
 
 
 def _parser() -> argparse.ArgumentParser:

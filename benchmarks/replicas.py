@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-from upt_benchmarks.closed_loop import ask_in_closed_loop
+from upt_benchmarks.asking import ask_in_closed_loop
 from upt_benchmarks.fleets.against import ADAPTERS, CALLERS, SMALL
 from upt_benchmarks.machine import this_machine
 from upt_benchmarks.served import (

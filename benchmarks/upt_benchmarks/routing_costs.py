@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from upt_benchmarks.closed_loop import Seen, ask_in_closed_loop
+from upt_benchmarks.asking import Seen, ask_in_closed_loop
 from upt_benchmarks.costing import Spent, routed
 from upt_benchmarks.processors import Used, used_by
 from upt_benchmarks.ray_app import RayApp, running_ray
 from upt_benchmarks.served import texts_of
-from upt_server.capacity.costs import Costs, RouterCosts
+from upt_server.capacity.costs import RouterCosts
 from upt_server.client import AsyncClient
 
 # callers and the tokens of their texts; a lone one last
@@ -29,14 +29,14 @@ class _Processes(NamedTuple):
         return used_by(self.callers), used_by(self.router), used_by(self.replicas)
 
 
-def measure_router(costs: Costs, home: Path, names: Sequence[str], precision: str) -> RouterCosts:
+def measure_router(home: Path, names: Sequence[str], precision: str) -> RouterCosts:
     """Start the application of ``deploy/ray/serve.yaml`` with two replicas, and ask it."""
     with running_ray() as app:
         app.deploy({"home": str(home), "preload": ",".join(names), "precision": precision})
-        return asyncio.run(_measure(costs, app, names))
+        return asyncio.run(_measure(app, names))
 
 
-async def _measure(costs: Costs, app: RayApp, names: Sequence[str]) -> RouterCosts:
+async def _measure(app: RayApp, names: Sequence[str]) -> RouterCosts:
     replicas = app.replicas()
     processes = _Processes({os.getpid()}, app.processes() - replicas, replicas)
     async with AsyncClient(app.target, timeout_s=60) as client:
@@ -58,14 +58,14 @@ async def _measure(costs: Costs, app: RayApp, names: Sequence[str]) -> RouterCos
         idle = _spent(Seen(elapsed_s=_IDLE_S), before, processes.used(), count=len(replicas))
     lone_s = median(seen.waited_s)
     batch_s = median(each.forward_ms for each in seen.batches) / 1000
-    return routed(costs, spent, idle, replicas=len(replicas), beyond_s=lone_s - batch_s)
+    return routed(spent, idle, beyond_s=lone_s - batch_s)
 
 
 def _spent(seen: Seen, before: Sequence[Used], after: Sequence[Used], *, count: int) -> Spent:
     callers, router, replicas = (now.since(then) for now, then in zip(after, before, strict=True))
     return Spent(
         elapsed_s=seen.elapsed_s,
-        computing_s=sum(each.forward_ms for each in seen.batches) / 1000 / count,
+        computing_s=seen.computing_s / count,
         calls=len(seen.waited_s),
         batches=len(seen.batches),
         tokens=sum(each.tokens for each in seen.batches),

@@ -1,13 +1,15 @@
 import math
 import tracemalloc
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from random import Random
 
 import pytest
 
-from upt_benchmarks.costing import Asked, Spent, busy, routed
+from upt_benchmarks import asking
+from upt_benchmarks.costing import Spent, busy, routed
 from upt_benchmarks.fleets.against import compare, predict_closed, predict_open
 from upt_benchmarks.fleets.fleet import Fleet, Scaling
 from upt_benchmarks.fleets.routing import LeastLoadedRouter, RandomRouter, Routing
@@ -245,7 +247,32 @@ def test_a_fleet_grows_under_load_and_shrinks_again_after_it() -> None:
 # costs and predictions
 
 
-def loads_of(*, off: tuple[float, ...] = (0.0,), slow: float = 1.0) -> list[Asked]:
+BESIDE_S = 7e-4
+
+
+def seen_of(
+    batches: Sequence[tuple[int, int, int, float]], *, gap_s: float, beside: bool = False
+) -> asking.Seen:
+    """Batches of rows, tokens, adapters and seconds, so long after each other.
+
+    ``beside`` a call comes while each is computed, and it takes ``BESIDE_S`` longer.
+    """
+    seen, now_s = asking.Seen(), 0.0
+    for rows, tokens, adapters, seconds in batches:
+        now_s += gap_s
+        took_s = seconds + BESIDE_S * beside + 1e-9 * now_s  # no two alike
+        facts = BatchFacts(
+            rows=rows, tokens=tokens, distinct_adapters=adapters, forward_ms=1000 * took_s
+        )
+        seen.batches[facts] = now_s
+        seen.waited_s += [took_s] * rows
+        seen.sent_at_s += [now_s + took_s / 5] * beside
+        now_s += took_s
+    seen.elapsed_s = now_s
+    return seen
+
+
+def closed_loads(*, off: Sequence[float] = (0.0,), slow: float = 1.0) -> list[asking.Seen]:
     """Busy servers that take what ``COSTS`` says: few and many callers, short and long texts.
 
     Batches are ``off`` by so many roots of their seconds; the last load is ``slow`` as a whole.
@@ -257,46 +284,81 @@ def loads_of(*, off: tuple[float, ...] = (0.0,), slow: float = 1.0) -> list[Aske
         seconds = BATCH.seconds(rows=rows, tokens=rows * tokens, adapters=distinct)
         if (rows, tokens, adapters) == kinds[-1]:
             seconds *= slow
-        batches = [
-            BatchFacts(
-                rows=rows,
-                tokens=rows * tokens,
-                distinct_adapters=distinct,
-                forward_ms=1000 * (seconds + each * math.sqrt(seconds)),
-            )
-            for each in off
-        ]
-        between_s = len(batches) * (COSTS.handoff_s + rows * COSTS.call_s)
-        loads.append(Asked(elapsed_s=len(off) * seconds + between_s, batches=batches))
+        sizes = (rows, rows * tokens, distinct)
+        batches = [(*sizes, seconds + each * math.sqrt(seconds)) for each in off]
+        gap_s = COSTS.handoff_s + rows * COSTS.call_s
+        loads.append(seen_of(batches, gap_s=gap_s, beside=rows > 1 and slow == 1.0))
     return loads
 
 
+def random_loads() -> list[asking.Seen]:
+    """Texts of two lengths, with calls beside them or not."""
+    return [
+        seen_of(
+            [
+                (
+                    rows,
+                    rows * tokens,
+                    rows,
+                    BATCH.seconds(rows=rows, tokens=rows * tokens, adapters=rows),
+                )
+                for rows in (1, 2, 3)
+            ],
+            gap_s=0.005,
+            beside=beside,
+        )
+        for tokens in (22, 106)
+        for beside in (False, True)
+    ]
+
+
 def test_the_fit_finds_the_costs_that_loads_were_made_of() -> None:
-    found = busy(loads_of())
-    assert found.batch.model_dump() == pytest.approx(BATCH.model_dump(), rel=1e-6)
-    assert found.handoff_s == pytest.approx(COSTS.handoff_s)
-    assert found.call_s == pytest.approx(COSTS.call_s)
-    assert found.jitter_root_s == pytest.approx([0.0] * len(found.jitter_root_s), abs=1e-9)
+    found = busy(closed_loads(), random_loads())
+    assert found.batch.model_dump() == pytest.approx(BATCH.model_dump(), rel=1e-4)
+    assert found.beside_s == pytest.approx(BESIDE_S, rel=1e-3)
+    assert found.handoff_s == pytest.approx(COSTS.handoff_s, rel=1e-4)
+    assert found.call_s == pytest.approx(COSTS.call_s, rel=1e-4)
+    assert found.jitter_root_s == pytest.approx([0.0] * len(found.jitter_root_s), abs=1e-6)
 
 
 def test_what_batches_of_one_load_differ_by_is_jitter() -> None:
-    found = busy(loads_of(off=(-0.01, -0.01, 0.0, 0.02)))
-    assert found.batch.model_dump() == pytest.approx(BATCH.model_dump(), rel=1e-6)
+    found = busy(closed_loads(off=(-0.01, -0.01, 0.0, 0.02)), random_loads())
     least, *_, most = found.jitter_root_s
     assert most - least == pytest.approx(0.03, rel=0.02)
     drawn = [(one + next_one) / 2 for one, next_one in pairwise(found.jitter_root_s)]
     assert sum(drawn) == pytest.approx(0.0, abs=1e-3)
 
 
+def test_a_batch_that_the_machine_held_up_is_no_jitter() -> None:
+    off = [0.0] * 400
+    off[200] = 1.0
+    assert max(map(abs, busy(closed_loads(off=off), random_loads()).jitter_root_s)) < 0.01
+
+
 def test_a_load_that_is_slow_as_a_whole_is_no_jitter() -> None:
-    assert max(map(abs, busy(loads_of(slow=1.3)).jitter_root_s)) < 1e-6
+    found = busy(closed_loads(slow=1.3), random_loads())
+    assert max(map(abs, found.jitter_root_s)) < 1e-6
 
 
 def test_a_batch_of_many_calls_counts_as_many_times() -> None:
-    few, many = loads_of(off=(-0.01, 0.01))[0], loads_of()[-1]
-    spread = busy([few, many]).jitter_root_s
+    few, many = closed_loads(off=(-0.01, 0.01))[0], closed_loads()[-1]
+    spread = busy([few, many], random_loads()).jitter_root_s
     # two calls of 18; were all batches alike, half of the quantiles
-    assert sum(abs(each) > 0.005 for each in spread) < 10
+    assert sum(abs(each) > 0.005 for each in spread) < 15
+
+
+def test_calls_that_come_while_a_batch_is_held_up_did_not_hold_it_up() -> None:
+    source, seen, now_s = Random(1), asking.Seen(), 0.0
+    for _ in range(10_000):
+        tokens = source.choice((22, 106))
+        seconds = BATCH.seconds(rows=1, tokens=tokens, adapters=1) * source.uniform(0.5, 1.5)
+        facts = BatchFacts(rows=1, tokens=tokens, distinct_adapters=1, forward_ms=1000 * seconds)
+        seen.batches[facts] = now_s
+        now_s += seconds
+    at_s = 0.0
+    while (at_s := at_s + source.expovariate(200.0)) < now_s:
+        seen.sent_at_s.append(at_s)
+    assert busy(closed_loads(), [seen]).beside_s < 1e-4
 
 
 def test_callers_in_a_closed_loop_obey_littles_law() -> None:
@@ -318,17 +380,6 @@ def test_predictions_stand_beside_what_was_measured() -> None:
     rate = next(pair for pair in pairs if (pair.workload, pair.figure) == ("half", "per_s"))
     assert rate.predicted == pytest.approx(100, rel=0.05)
     assert rate.off == pytest.approx((rate.predicted / 90 - 1, rate.predicted / 110 - 1))
-
-
-def test_a_pause_of_the_runner_makes_the_next_batch_longer_and_none_does_not() -> None:
-    cold = COSTS.model_copy(update={"cold_s": 0.005})
-    assert [cold.after_pause_s(pause_s) for pause_s in (0.0, 0.005, 0.02, 1.0)] == pytest.approx(
-        [0.0, 0.00125, 0.005, 0.005]
-    )
-    rare, rarely_cold = (predict_open(each, [30], 5.0, seconds=100.0) for each in (COSTS, cold))
-    assert rarely_cold["p50_ms"] - rare["p50_ms"] == pytest.approx(5.0, abs=0.3)
-    many, cold_many = (predict_closed(each, [30], seconds=20.0) for each in (COSTS, cold))
-    assert cold_many["per_s"] == pytest.approx(many["per_s"], rel=0.02)
 
 
 # cores that are shared
@@ -406,7 +457,6 @@ def test_without_the_costs_of_a_router_nothing_is_predicted_behind_one() -> None
 
 
 def test_the_costs_behind_a_router_are_found_in_what_its_processes_used() -> None:
-    cold = COSTS.model_copy(update={"cold_s": 0.004})
     spent = []
     for calls, batches, length, pause_s in (
         (800, 100, 42, 0.0),
@@ -425,7 +475,7 @@ def test_the_costs_behind_a_router_are_found_in_what_its_processes_used() -> Non
                 callers_s=calls * 4e-4,
                 router_s=calls * 2e-3 + 5.0 * 0.1,
                 replicas_s=calls * 2.4e-3 + batches * 2e-3 + 5.0 * 0.05,
-                runners_s=batches * (0.001 + cold.after_pause_s(pause_s)) + tokens * 9e-5,
+                runners_s=batches * 0.001 + tokens * 9e-5,
             )
         )
     idle = Spent(
@@ -439,7 +489,7 @@ def test_the_costs_behind_a_router_are_found_in_what_its_processes_used() -> Non
         replicas_s=0.15,
         runners_s=0.0,
     )
-    found = routed(cold, spent, idle, replicas=2, beyond_s=0.01)
+    found = routed(spent, idle, beyond_s=0.01)
     assert found.batch.model_dump() == pytest.approx(
         {"fixed_s": 0.001, "row_s": 0.0, "token_s": 9e-5, "adapter_s": 0.0}, abs=1e-7
     )

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from upt_server.capacity.clock import Clock
 from upt_server.capacity.costs import BatchCosts, Costs, read_costs
 from upt_server.capacity.demand import Draws, Popularity, cut, lru_hit_rate, popularity
+from upt_server.capacity.machine import OwnMachine
 from upt_server.capacity.planning import Load, assumptions, most_per_s, plan, slots_of
 from upt_server.capacity.replica import Call, Limits, Replica
 from upt_server.capacity.slots import Slots
@@ -75,6 +76,41 @@ def test_what_is_due_is_done_in_its_order_and_what_comes_up_meanwhile_too() -> N
     clock.run(3.0)
     assert done == ["first", "second", "third"]
     assert clock.now_s == 3.0
+
+
+# the machine
+
+
+@pytest.mark.parametrize(
+    ("come_at_s", "ends_s"),
+    [
+        ((), 0.1),
+        ((0.05,), 0.11),
+        ((0.02, 0.05), 0.12),
+        ((0.05, 0.0505), 0.11),  # let in together
+        ((0.05, 0.105), 0.12),  # the second while the batch takes longer for the first
+        ((0.2,), 0.1),
+    ],
+)
+def test_calls_that_come_alone_make_a_running_batch_longer(
+    come_at_s: tuple[float, ...], ends_s: float
+) -> None:
+    clock, ended = Clock(), list[float]()
+    machine = OwnMachine(clock, costs_of().model_copy(update={"beside_s": 0.01}))
+    for at_s in come_at_s:
+        clock.after(at_s, lambda: machine.carry("in", lambda: None))
+    machine.compute(0.1, lambda: ended.append(clock.now_s))
+    clock.run(1.0)
+    assert ended == [pytest.approx(ends_s)]
+
+
+def test_answers_on_their_way_out_make_no_batch_longer() -> None:
+    clock, ended = Clock(), list[float]()
+    machine = OwnMachine(clock, costs_of().model_copy(update={"beside_s": 0.01}))
+    machine.compute(0.1, lambda: ended.append(clock.now_s))
+    machine.carry("out", lambda: None)
+    clock.run(1.0)
+    assert ended == [pytest.approx(0.1)]
 
 
 # queueing against closed forms

@@ -18,7 +18,7 @@ from upt_zoo.reasons import first_reason
 Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Jitter = Annotated[float, Field(allow_inf_nan=False)]
 _MEASURED = "costs.json"
-COLD_AFTER_S = 0.02
+TOGETHER_S = 0.001
 
 
 class BatchCosts(BaseModel):
@@ -59,20 +59,20 @@ class RouterCosts(BaseModel):
 class Costs(BaseModel):
     """One server on one machine, in seconds and bytes.
 
-    ``batch`` holds what callers, and reading, tokenising and answering their calls, keep from the
-    runner, where all share the cores. From the end of a batch to the start of the next one pass
+    ``batch`` holds what callers who are answered together, and reading, tokenising and answering
+    their calls, keep from the runner, where all share the cores. A call that comes while a batch is
+    computed, and alone (``TOGETHER_S`` after another or later), makes the batch ``beside_s``
+    longer. From the end of a batch to the start of the next one pass
     ``handoff_s``, and ``call_s`` for each call that it answers: the event loop turns to them before
     the runner has the interpreter again. To let a call in is taken to be as long, and so is the
     start of a runner that was idle (``handoff_s``). ``edge_s`` is what a call waits beyond queue
     and batch, from when it was due, while few calls come. Reading an adapter takes ``load_s``, of
     which the runner loses ``load_work_s``. ``jitter_root_s`` holds evenly spaced quantiles of what
     a batch takes longer or shorter, by the square root of its seconds, with a mean of 0:
-    disturbances come at random times, and in a long batch they even out. After a pause of the
-    runner of ``COLD_AFTER_S`` and more a batch takes ``cold_s`` longer, since its caches hold other
-    things by then; after a shorter one in proportion. A row is ``prompt_tokens`` longer than its
-    text. An adapter takes ``adapter_bytes`` in memory and ``stored_bytes`` on disk. A server
-    without adapters takes ``server_bytes`` and is ready after ``start_s``. ``router`` None: a
-    router takes nothing, and each server has a machine of its own.
+    disturbances come at random times, and in a long batch they even out. A row is
+    ``prompt_tokens`` longer than its text. An adapter takes ``adapter_bytes`` in memory and
+    ``stored_bytes`` on disk. A server without adapters takes ``server_bytes`` and is ready after
+    ``start_s``. ``router`` None: a router takes nothing, and each server has a machine of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -94,12 +94,8 @@ class Costs(BaseModel):
     stored_bytes: Annotated[int, Field(gt=0)]
     server_bytes: Annotated[int, Field(gt=0)]
     start_s: Cost
-    cold_s: Cost = 0.0
+    beside_s: Cost = 0.0
     router: RouterCosts | None = None
-
-    def after_pause_s(self, pause_s: float) -> float:
-        """Return how much longer a batch takes after a pause of the runner."""
-        return self.cold_s * min(1.0, pause_s / COLD_AFTER_S)
 
 
 def read_costs(file: Path | None = None) -> Costs:

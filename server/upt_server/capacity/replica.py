@@ -74,7 +74,6 @@ class Replica:
         self._inside: dict[Call, bool] = {}  # whether it holds a lease
         self._running: list[Call] = []
         self._loads_paid = 0
-        self._idle_since_s = clock.now_s
         self._busy_s = 0.0
         self._batches = self._rows = 0
 
@@ -141,7 +140,6 @@ class Replica:
         seconds = self._costs.batch.seconds(rows=len(batch), tokens=tokens, adapters=distinct)
         # by its least quantile a very short batch would end before it began
         seconds = max(seconds / 2, seconds + self._draw_jitter() * sqrt(seconds))
-        seconds += self._costs.after_pause_s(self._clock.now_s - self._idle_since_s)
         loads, self._loads_paid = self.slots.loads - self._loads_paid, self.slots.loads
         return seconds + self._costs.load_work_s * loads
 
@@ -160,7 +158,6 @@ class Replica:
 
     def _be_ready(self) -> None:
         self._running = []
-        self._idle_since_s = self._clock.now_s
         self._pace.finish(self._clock.now_s)
         self._start_batch()
 
