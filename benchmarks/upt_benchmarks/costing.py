@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from upt_benchmarks.asking import Seen
-from upt_server.capacity.costs import TOGETHER_S, BatchCosts, RouterCosts
+from upt_server.capacity.costs import APART_S, BatchCosts, RouterCosts
 
 # not the least and the most: one batch that the machine held up would be in one draw of a hundred
 _QUANTILES = np.linspace(0.005, 0.995, 100)
@@ -22,51 +22,63 @@ class Busy:
     """What a busy server takes; see ``upt_server.capacity.costs.Costs``."""
 
     batch: BatchCosts
-    beside_s: float
+    alone_s: float
+    together_s: float
     call_s: float
     handoff_s: float
     jitter_root_s: tuple[float, ...]
 
 
 def busy(closed: Sequence[Seen], at_random: Sequence[Seen]) -> Busy:
-    """Fit what batches take and what passes between them, by least squares of the relative errors.
+    """Fit what batches and calls take, and what passes between batches; none is below zero.
 
-    None is below zero. Calls at random times say what those that come alone do to a batch, callers
-    in closed loops the rest. What a batch took longer or shorter than others of its load is jitter;
-    a batch counts once for each of its calls, else the many small ones of few callers were all.
+    Single batches of calls at random times, each for an adapter of its own, say what rows, tokens
+    and calls that come alone take; the sums of callers in closed loops what calls take that come
+    together, and what is saved where rows share an adapter. What batches took longer or shorter
+    than others of their load is jitter; a batch counts once for each of its calls, else the many
+    small ones of few callers were all.
     """
-    beside_s = _beside(at_random)
+    loads = [_Load(each) for each in at_random]
+    alone_s = _alone(loads)
+    fixed, row, token = _of_batches(loads, [each.seconds - alone_s * each.alone for each in loads])
     loads = [_Load(each) for each in closed]
-    computing_s = [each.seconds.sum() - beside_s * each.alone.sum() for each in loads]
-    found = _nonnegative(np.stack([each.sizes.sum(axis=0) for each in loads]), computing_s)
-    fixed, row, token, adapter = found
+    modelled_s = [load.sizes @ (fixed, row, token) + alone_s * load.alone for load in loads]
+    together_s, adapter = _of_sums(loads, modelled_s)
+    for load, each_s in zip(loads, modelled_s, strict=True):
+        each_s += together_s * load.together - adapter * load.shared
     between_s = [each.elapsed_s - each.computing_s for each in closed]
     handoff_s, call_s = _nonnegative(
         np.array([(len(each.batches), len(each.waited_s)) for each in closed]), between_s
     )
+    adapter = min(adapter, row)
     return Busy(
-        batch=BatchCosts(fixed_s=fixed, row_s=row, token_s=token, adapter_s=adapter),
-        beside_s=beside_s,
+        batch=BatchCosts(fixed_s=fixed, row_s=row - adapter, token_s=token, adapter_s=adapter),
+        alone_s=alone_s,
+        together_s=together_s,
         call_s=call_s,
         handoff_s=handoff_s,
-        jitter_root_s=_jitter(
-            loads, [load.sizes @ found + beside_s * load.alone for load in loads]
-        ),
+        jitter_root_s=_jitter(loads, modelled_s),
     )
 
 
 class _Load:
-    """The batches of one load, in their order."""
+    """The batches of one load: their seconds, and (1, rows, tokens) of each.
+
+    ``alone`` counts the calls that came alone while each was computed, ``together`` holds each
+    batch's share of those that came right after others, ``shared`` its rows without an adapter of
+    their own.
+    """
 
     def __init__(self, seen: Seen) -> None:
-        batches = sorted(seen.batches.items(), key=lambda each: each[1])
-        facts = [each for each, _ in batches]
-        self.sizes = np.array([(1, f.rows, f.tokens, f.distinct_adapters) for f in facts], float)
-        self.seconds = np.array([each.forward_ms for each in facts]) / 1000
-        self._start_s = np.array([start_s for _, start_s in batches])
+        self.sizes = np.array([(1, each.rows, each.tokens) for each in seen.batches], float)
+        self.seconds = np.array([each.forward_ms for each in seen.batches]) / 1000
+        self._start_s = np.array(list(seen.batches.values()))
         sent_s = np.sort(np.array(seen.sent_at_s))
-        self._alone_s = sent_s[np.diff(sent_s, prepend=-np.inf) > TOGETHER_S]
+        self._alone_s = sent_s[np.diff(sent_s, prepend=-np.inf) > APART_S]
         self.alone = self.alone_within(self.seconds)
+        rows = self.sizes[:, 1]
+        self.together = (len(sent_s) - len(self._alone_s)) * rows / rows.sum()
+        self.shared = rows - np.array([each.distinct_adapters for each in seen.batches])
 
     def alone_within(self, seconds: _Array) -> _Array:
         """Count the calls that came alone in the first so many seconds of each batch."""
@@ -76,19 +88,37 @@ class _Load:
         return (ends - starts).astype(float)
 
 
-def _beside(at_random: Sequence[Seen]) -> float:
+def _alone(loads: Sequence[_Load]) -> float:
     """Return by how much a call that comes alone makes a batch longer.
 
     Only calls in the first half of what a batch should take count: the longer one takes for other
     reasons, the more calls come while it does.
     """
-    loads = [_Load(each) for each in at_random]
-    sizes = np.concatenate([each.sizes for each in loads])
-    root = np.sqrt(np.concatenate([each.seconds for each in loads]))
-    found, _ = nnls(sizes / root[:, None], root)
-    alone = np.concatenate([each.alone_within(each.sizes @ found / 2) for each in loads])
-    *_, beside_s = nnls(np.column_stack([sizes, alone]) / root[:, None], root)[0]
-    return float(beside_s)
+    found = _of_batches(loads, [each.seconds for each in loads])
+    halves = [each.alone_within(each.sizes @ found / 2) for each in loads]
+    *_, alone_s = _of_batches(loads, [each.seconds for each in loads], halves)
+    return alone_s
+
+
+def _of_batches(
+    loads: Sequence[_Load], seconds: Sequence[_Array], beside: Sequence[_Array] = ()
+) -> list[float]:
+    """Fit single batches; their variance grows with their tokens."""
+    parts = np.concatenate([each.sizes for each in loads])
+    weights = 1 / np.sqrt(parts[:, 2])
+    if beside:
+        parts = np.column_stack([parts, np.concatenate(beside)])
+    found, _ = nnls(parts * weights[:, None], np.concatenate(seconds) * weights)
+    return [float(each) for each in found]
+
+
+def _of_sums(loads: Sequence[_Load], modelled_s: Sequence[_Array]) -> tuple[float, float]:
+    """Fit what calls that come together add to whole loads, and shared adapters save."""
+    sums = np.array([each.seconds.sum() for each in loads])
+    parts = np.array([(each.together.sum(), -each.shared.sum()) for each in loads])
+    left = sums - np.array([each.sum() for each in modelled_s])
+    (together_s, adapter_s), _ = nnls(parts / sums[:, None], left / sums)
+    return float(together_s), float(adapter_s)
 
 
 def _jitter(loads: Sequence[_Load], modelled_s: Sequence[_Array]) -> tuple[float, ...]:

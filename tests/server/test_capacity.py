@@ -87,7 +87,8 @@ def test_what_is_due_is_done_in_its_order_and_what_comes_up_meanwhile_too() -> N
         ((), 0.1),
         ((0.05,), 0.11),
         ((0.02, 0.05), 0.12),
-        ((0.05, 0.0505), 0.11),  # let in together
+        ((0.05, 0.0505), 0.113),  # let in together
+        ((0.0999, 0.1005), 0.113),
         ((0.05, 0.105), 0.12),  # the second while the batch takes longer for the first
         ((0.2,), 0.1),
     ],
@@ -96,7 +97,9 @@ def test_calls_that_come_alone_make_a_running_batch_longer(
     come_at_s: tuple[float, ...], ends_s: float
 ) -> None:
     clock, ended = Clock(), list[float]()
-    machine = OwnMachine(clock, costs_of().model_copy(update={"beside_s": 0.01}))
+    machine = OwnMachine(
+        clock, costs_of().model_copy(update={"alone_s": 0.01, "together_s": 0.003})
+    )
     for at_s in come_at_s:
         clock.after(at_s, lambda: machine.carry("in", lambda: None))
     machine.compute(0.1, lambda: ended.append(clock.now_s))
@@ -104,9 +107,21 @@ def test_calls_that_come_alone_make_a_running_batch_longer(
     assert ended == [pytest.approx(ends_s)]
 
 
+def test_calls_that_come_together_before_a_batch_make_it_longer_and_the_first_does_not() -> None:
+    clock, ended = Clock(), list[float]()
+    machine = OwnMachine(clock, costs_of().model_copy(update={"alone_s": 1.0, "together_s": 0.003}))
+    for _ in range(3):
+        machine.carry("in", lambda: None)
+    machine.compute(0.1, lambda: ended.append(clock.now_s))
+    clock.run(1.0)
+    assert ended == [pytest.approx(0.106)]
+
+
 def test_answers_on_their_way_out_make_no_batch_longer() -> None:
     clock, ended = Clock(), list[float]()
-    machine = OwnMachine(clock, costs_of().model_copy(update={"beside_s": 0.01}))
+    machine = OwnMachine(
+        clock, costs_of().model_copy(update={"alone_s": 0.01, "together_s": 0.003})
+    )
     machine.compute(0.1, lambda: ended.append(clock.now_s))
     machine.carry("out", lambda: None)
     clock.run(1.0)

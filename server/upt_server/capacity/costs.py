@@ -18,7 +18,7 @@ from upt_zoo.reasons import first_reason
 Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Jitter = Annotated[float, Field(allow_inf_nan=False)]
 _MEASURED = "costs.json"
-TOGETHER_S = 0.001
+APART_S = 0.001
 
 
 class BatchCosts(BaseModel):
@@ -59,13 +59,14 @@ class RouterCosts(BaseModel):
 class Costs(BaseModel):
     """One server on one machine, in seconds and bytes.
 
-    ``batch`` holds what callers who are answered together, and reading, tokenising and answering
-    their calls, keep from the runner, where all share the cores. A call that comes while a batch is
-    computed, and alone (``TOGETHER_S`` after another or later), makes the batch ``beside_s``
-    longer. From the end of a batch to the start of the next one pass
-    ``handoff_s``, and ``call_s`` for each call that it answers: the event loop turns to them before
-    the runner has the interpreter again. To let a call in is taken to be as long, and so is the
-    start of a runner that was idle (``handoff_s``). ``edge_s`` is what a call waits beyond queue
+    ``batch`` is what a batch takes that no call comes beside, where callers, event loop and runner
+    share the cores. A call that comes while a batch is computed, more than ``APART_S`` after the
+    one before, makes the batch ``alone_s`` longer: it takes a core from it. One that comes sooner
+    makes that batch, or the next one, ``together_s`` longer: the loop is at work already. From the
+    end of a batch to the start of the next one pass ``handoff_s``, and ``call_s`` for each call
+    that it answers: the event loop turns to them before the runner has the interpreter again. To
+    let a call in is taken to be as long, and so is the start of a runner that was idle
+    (``handoff_s``). ``edge_s`` is what a call waits beyond queue
     and batch, from when it was due, while few calls come. Reading an adapter takes ``load_s``, of
     which the runner loses ``load_work_s``. ``jitter_root_s`` holds evenly spaced quantiles of what
     a batch takes longer or shorter, by the square root of its seconds, with a mean of 0:
@@ -94,7 +95,8 @@ class Costs(BaseModel):
     stored_bytes: Annotated[int, Field(gt=0)]
     server_bytes: Annotated[int, Field(gt=0)]
     start_s: Cost
-    beside_s: Cost = 0.0
+    alone_s: Cost = 0.0
+    together_s: Cost = 0.0
     router: RouterCosts | None = None
 
 

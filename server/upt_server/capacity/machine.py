@@ -3,7 +3,7 @@
 from typing import Literal, Protocol
 
 from upt_server.capacity.clock import Act, Clock
-from upt_server.capacity.costs import TOGETHER_S, Costs
+from upt_server.capacity.costs import APART_S, Costs
 
 Side = Literal["in", "out"]
 
@@ -30,23 +30,25 @@ class OwnMachine:
     def __init__(self, clock: Clock, costs: Costs) -> None:
         self._clock, self._costs = clock, costs
         self._free_at_s = 0.0  # of the event loop
-        self._came_at_s = -TOGETHER_S  # the last call
+        self._came_at_s = -2 * APART_S  # the last call
         self._is_computing = False
-        self._longer_s = 0.0  # than the batch would have taken by itself
+        self._longer_s = 0.0  # than this batch, or the next, takes by itself
 
     def carry(self, side: Side, then: Act) -> None:
         """Have the event loop turn to the call, in or out, in its turn, and half its way pass."""
         costs, now_s = self._costs, self._clock.now_s
         if side == "in":
-            if self._is_computing and now_s - self._came_at_s > TOGETHER_S:
-                self._longer_s += costs.beside_s
+            if now_s - self._came_at_s <= APART_S:
+                self._longer_s += costs.together_s
+            elif self._is_computing:
+                self._longer_s += costs.alone_s
             self._came_at_s = now_s
         self._free_at_s = max(now_s, self._free_at_s) + costs.call_s
         way_s = max(0.0, costs.edge_s / 2 - costs.call_s)
         self._clock.after(self._free_at_s + way_s - now_s, then)
 
     def compute(self, seconds: float, then: Act) -> None:
-        """Have the seconds pass, and those that calls beside the batch take from it."""
+        """Have the seconds pass, and those that calls take from it."""
         self._is_computing = True
         self._clock.after(seconds, lambda: self._go_on(then))
 

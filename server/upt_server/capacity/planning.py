@@ -128,11 +128,13 @@ def assumptions(load: Load, costs: Costs) -> tuple[str, ...]:
 def most_per_s(tokens: int, costs: Costs, limits: Limits, *, hit_rate: float = 1.0) -> float:
     """Return the calls a second of a server whose batches are all full and of distinct adapters.
 
-    Its event loop, which turns to each call twice, may allow less.
+    No server does more: its event loop, which turns to each call twice, may allow less, and calls
+    that come apart may take more from a batch than those that come together.
     """
     row_tokens = tokens + costs.prompt_tokens
     rows = max(1, min(limits.budget.rows, limits.budget.tokens // row_tokens))
     batch_s = costs.batch.seconds(rows=rows, tokens=rows * row_tokens, adapters=rows)
-    call_s = costs.call_s + (1 - hit_rate) * costs.load_work_s
+    call_s = costs.call_s + min(costs.alone_s, costs.together_s)
+    call_s += (1 - hit_rate) * costs.load_work_s
     runner_s = batch_s + costs.handoff_s + rows * call_s
     return rows / max(runner_s, 2 * rows * costs.call_s)

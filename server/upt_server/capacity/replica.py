@@ -44,7 +44,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What a server did since it was up."""
+    """What a server did since it was up; ``busy_s`` is the time in which it computed."""
 
     hits: int
     loads: int
@@ -74,7 +74,8 @@ class Replica:
         self._inside: dict[Call, bool] = {}  # whether it holds a lease
         self._running: list[Call] = []
         self._loads_paid = 0
-        self._busy_s = 0.0
+        self._busy_s = 0.0  # before the running batch
+        self._started_s: float | None = None  # that one, while it is computed
         self._batches = self._rows = 0
 
     @property
@@ -84,12 +85,13 @@ class Replica:
 
     def counts(self) -> Counts:
         """Return what it did so far; a batch counts from its start."""
+        running_s = 0.0 if self._started_s is None else self._clock.now_s - self._started_s
         return Counts(
             hits=self.slots.hits,
             loads=self.slots.loads,
             batches=self._batches,
             rows=self._rows,
-            busy_s=self._busy_s,
+            busy_s=self._busy_s + running_s,
         )
 
     def submit(self, call: Call) -> None:
@@ -129,11 +131,10 @@ class Replica:
         self._running = batch = self._queue.take(self._limits.budget)
         tokens = sum(call.tokens for call in batch)
         self._pace.start(tokens, self._clock.now_s)
-        seconds = self._batch_s(batch, tokens)
-        self._busy_s += seconds
+        self._started_s = self._clock.now_s
         self._batches += 1
         self._rows += len(batch)
-        self._machine.compute(seconds, lambda: self._finish_batch(batch))
+        self._machine.compute(self._batch_s(batch, tokens), lambda: self._finish_batch(batch))
 
     def _batch_s(self, batch: list[Call], tokens: int) -> float:
         distinct = len({call.adapter for call in batch})
@@ -152,6 +153,9 @@ class Replica:
         return quantiles[below] * (1 - part) + quantiles[below + 1] * part
 
     def _finish_batch(self, batch: list[Call]) -> None:
+        assert self._started_s is not None
+        self._busy_s += self._clock.now_s - self._started_s
+        self._started_s = None
         self._machine.hand_over(len(batch), self._be_ready)
         for call in batch:
             self._machine.carry("out", partial(self._end, call, None))
