@@ -16,7 +16,8 @@ from upt_server.results import BatchFacts
 class Seen:
     """How long each call of one text took, of it beyond queue and batch, and when it was sent.
 
-    And the batches, by when each started: by the callers' clock, as the first of its calls knows.
+    And the batches, by when each started by the callers' clock: its calls were sent so long before,
+    and were so long on their way, in loading, tokenising and the queue; the way is not known.
     """
 
     elapsed_s: float = 0.0
@@ -42,7 +43,7 @@ class Seen:
         self.sent_at_s.append(sent_s)
         started_s = sent_s + (spent.load_ms + spent.tokenize_ms + spent.queue_ms) / 1000
         for batch in prediction.batches:
-            self.batches[batch] = min(started_s, self.batches.get(batch, started_s))
+            self.batches[batch] = max(started_s, self.batches.get(batch, started_s))
 
 
 async def ask_in_closed_loop(

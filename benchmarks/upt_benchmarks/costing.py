@@ -13,6 +13,7 @@ from upt_server.capacity.costs import APART_S, BatchCosts, RouterCosts
 
 # not the least and the most: one batch that the machine held up would be in one draw of a hundred
 _QUANTILES = np.linspace(0.005, 0.995, 100)
+_ROUNDS = 3
 
 _Array: TypeAlias = NDArray[np.float64]
 
@@ -32,25 +33,29 @@ class Busy:
 def busy(closed: Sequence[Seen], at_random: Sequence[Seen]) -> Busy:
     """Fit what batches and calls take, and what passes between batches; none is below zero.
 
-    Single batches of calls at random times, each for an adapter of its own, say what rows, tokens
-    and calls that come alone take; the sums of callers in closed loops what calls take that come
-    together, and what is saved where rows share an adapter. What batches took longer or shorter
-    than others of their load is jitter; a batch counts once for each of its calls, else the many
-    small ones of few callers were all.
+    Single batches of calls at random times, nearly all for different adapters, say what rows,
+    tokens and calls that come alone take; the sums of callers in closed loops what calls take that
+    come together, and what is saved where rows share an adapter. What batches took longer or
+    shorter than others of their load is jitter; a batch counts once for each of its calls, else the
+    many small ones of few callers were all.
     """
-    loads = [_Load(each) for each in at_random]
-    alone_s = _alone(loads)
-    fixed, row, token = _of_batches(loads, [each.seconds - alone_s * each.alone for each in loads])
-    loads = [_Load(each) for each in closed]
-    modelled_s = [load.sizes @ (fixed, row, token) + alone_s * load.alone for load in loads]
-    together_s, adapter = _of_sums(loads, modelled_s)
-    for load, each_s in zip(loads, modelled_s, strict=True):
-        each_s += together_s * load.together - adapter * load.shared
+    apart, loads = [_Load(each) for each in at_random], [_Load(each) for each in closed]
+    alone_s, together_s = _alone(apart), 0.0
+    for _ in range(_ROUNDS):  # some of the calls at random times come together too
+        size_s = [
+            each.seconds - alone_s * each.alone - together_s * each.together for each in apart
+        ]
+        fixed, row, token = _of_batches(apart, size_s)
+        by_size_s = [load.sizes @ (fixed, row, token) + alone_s * load.alone for load in loads]
+        together_s, adapter = _of_sums(loads, by_size_s, row)
+    modelled_s = [
+        each_s + together_s * load.together - adapter * load.shared
+        for each_s, load in zip(by_size_s, loads, strict=True)
+    ]
     between_s = [each.elapsed_s - each.computing_s for each in closed]
     handoff_s, call_s = _nonnegative(
         np.array([(len(each.batches), len(each.waited_s)) for each in closed]), between_s
     )
-    adapter = min(adapter, row)
     return Busy(
         batch=BatchCosts(fixed_s=fixed, row_s=row - adapter, token_s=token, adapter_s=adapter),
         alone_s=alone_s,
@@ -74,16 +79,16 @@ class _Load:
         self.seconds = np.array([each.forward_ms for each in seen.batches]) / 1000
         self._start_s = np.array(list(seen.batches.values()))
         sent_s = np.sort(np.array(seen.sent_at_s))
-        self._alone_s = sent_s[np.diff(sent_s, prepend=-np.inf) > APART_S]
+        self._alone_at_s = sent_s[np.diff(sent_s, prepend=-np.inf) > APART_S]
         self.alone = self.alone_within(self.seconds)
         rows = self.sizes[:, 1]
-        self.together = (len(sent_s) - len(self._alone_s)) * rows / rows.sum()
+        self.together = (len(sent_s) - len(self._alone_at_s)) * rows / rows.sum()
         self.shared = rows - np.array([each.distinct_adapters for each in seen.batches])
 
     def alone_within(self, seconds: _Array) -> _Array:
         """Count the calls that came alone in the first so many seconds of each batch."""
         ends, starts = (
-            np.searchsorted(self._alone_s, at) for at in (self._start_s + seconds, self._start_s)
+            np.searchsorted(self._alone_at_s, at) for at in (self._start_s + seconds, self._start_s)
         )
         return (ends - starts).astype(float)
 
@@ -91,13 +96,16 @@ class _Load:
 def _alone(loads: Sequence[_Load]) -> float:
     """Return by how much a call that comes alone makes a batch longer.
 
-    Only calls in the first half of what a batch should take count: the longer one takes for other
-    reasons, the more calls come while it does.
+    The longer a batch takes for other reasons, the more calls come while it does. So only those in
+    the first half of what it should take tell, as an instrument: what each adds, by the calls that
+    then come in all, since a longer batch sees more of them.
     """
-    found = _of_batches(loads, [each.seconds for each in loads])
+    seconds = [each.seconds for each in loads]
+    found = _of_batches(loads, seconds)
     halves = [each.alone_within(each.sizes @ found / 2) for each in loads]
-    *_, alone_s = _of_batches(loads, [each.seconds for each in loads], halves)
-    return alone_s
+    *_, added_s = _of_batches(loads, seconds, halves)
+    *_, calls = _of_batches(loads, [each.alone for each in loads], halves)
+    return added_s / calls if calls else 0.0
 
 
 def _of_batches(
@@ -112,13 +120,21 @@ def _of_batches(
     return [float(each) for each in found]
 
 
-def _of_sums(loads: Sequence[_Load], modelled_s: Sequence[_Array]) -> tuple[float, float]:
-    """Fit what calls that come together add to whole loads, and shared adapters save."""
+def _of_sums(
+    loads: Sequence[_Load], modelled_s: Sequence[_Array], row_s: float
+) -> tuple[float, float]:
+    """Fit what calls that come together add to whole loads, and shared adapters save.
+
+    An adapter is no more than a row.
+    """
     sums = np.array([each.seconds.sum() for each in loads])
-    parts = np.array([(each.together.sum(), -each.shared.sum()) for each in loads])
-    left = sums - np.array([each.sum() for each in modelled_s])
-    (together_s, adapter_s), _ = nnls(parts / sums[:, None], left / sums)
-    return float(together_s), float(adapter_s)
+    together = np.array([each.together.sum() for each in loads]) / sums
+    shared = np.array([each.shared.sum() for each in loads]) / sums
+    left = 1 - np.array([each.sum() for each in modelled_s]) / sums
+    (together_s, adapter_s), _ = nnls(np.column_stack([together, -shared]), left)
+    if adapter_s > row_s:
+        (together_s,), _ = nnls(together[:, None], left + row_s * shared)
+    return float(together_s), min(float(adapter_s), row_s)
 
 
 def _jitter(loads: Sequence[_Load], modelled_s: Sequence[_Array]) -> tuple[float, ...]:

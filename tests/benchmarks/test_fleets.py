@@ -17,11 +17,12 @@ from upt_benchmarks.fleets.runs import Seen, Setting, run
 from upt_benchmarks.fleets.shared import Cores, Loop
 from upt_benchmarks.fleets.traffic import Burst, Bursty, Steady
 from upt_server.affinity import AffinityRouter
-from upt_server.capacity.clock import Clock
+from upt_server.capacity.clock import Act, Clock
 from upt_server.capacity.costs import BatchCosts, Costs, RouterCosts
 from upt_server.capacity.demand import cut, popularity
+from upt_server.capacity.machine import OwnMachine, Side
 from upt_server.capacity.planning import most_per_s
-from upt_server.capacity.replica import Limits
+from upt_server.capacity.replica import Call, Limits, Replica
 from upt_server.capacity.trial import Waits
 from upt_server.results import BatchFacts
 from upt_zoo.errors import InvalidInput
@@ -34,6 +35,8 @@ COSTS = Costs(
     backbone="none",
     runner="none",
     batch=BATCH,
+    alone_s=0.0,
+    together_s=0.0,
     call_s=5e-4,
     edge_s=2e-3,
     load_s=6e-3,
@@ -344,6 +347,89 @@ def test_a_batch_of_many_calls_counts_as_many_times() -> None:
     spread = busy([few, many], random_loads()).jitter_root_s
     # two calls of 18; were all batches alike, half of the quantiles
     assert sum(abs(each) > 0.005 for each in spread) < 15
+
+
+class Watch:
+    """A machine that notes its batches; every call has ``tokens`` and asks for the next adapter."""
+
+    def __init__(self, clock: Clock, costs: Costs, *, tokens: int, adapters: int) -> None:
+        self.seen = asking.Seen()
+        self._clock, self._tokens, self._adapters = clock, tokens, adapters
+        self._machine = OwnMachine(clock, costs)
+        self._replica = Replica(clock, costs, Limits(slots=64), Random(1), machine=self)
+        self._replica.slots.fill([str(each) for each in range(64)])
+
+    def ask(self, *, until_s: float = 0.0) -> None:
+        """Ask, and again as soon as it is answered until then."""
+        sent_s = self._clock.now_s
+        self.seen.sent_at_s.append(sent_s)
+
+        def ended(*_: object) -> None:
+            self.seen.waited_s.append(self._clock.now_s - sent_s)
+            if self._clock.now_s < until_s:
+                self.ask(until_s=until_s)
+
+        adapter = str(len(self.seen.sent_at_s) % self._adapters)
+        self._replica.submit(Call(adapter=adapter, tokens=self._tokens, ended=ended))
+
+    def carry(self, side: Side, then: Act) -> None:
+        self._machine.carry(side, then)
+
+    def hand_over(self, calls: int, then: Act) -> None:
+        self._machine.hand_over(calls, then)
+
+    def compute(self, seconds: float, then: Act) -> None:
+        began_s = self._clock.now_s
+        rows = self._replica.counts().rows - sum(each.rows for each in self.seen.batches)
+
+        def done() -> None:
+            facts = BatchFacts(
+                rows=rows,
+                tokens=rows * self._tokens,
+                distinct_adapters=min(rows, self._adapters),
+                forward_ms=1000 * (self._clock.now_s - began_s),
+            )
+            self.seen.batches[facts] = began_s
+            then()
+
+        self._machine.compute(seconds, done)
+
+
+def watch(
+    costs: Costs, *, tokens: int, adapters: int = 64, callers: int = 0, per_s: float = 0.0
+) -> asking.Seen:
+    """Let callers ask a simulated server in a closed loop, or at random times, for 20 s."""
+    clock, source, until_s = Clock(), Random(2), 20.0
+    server = Watch(clock, costs, tokens=tokens, adapters=adapters)
+    for _ in range(callers):
+        server.ask(until_s=until_s)
+    due_s = 0.0
+    while per_s and (due_s := due_s + source.expovariate(per_s)) < until_s:
+        clock.after(due_s, server.ask)
+    clock.run(until_s + 1.0)
+    server.seen.elapsed_s = until_s
+    return server.seen
+
+
+def test_the_fit_finds_the_costs_that_servers_were_simulated_by() -> None:
+    costs = COSTS.model_copy(update={"alone_s": ALONE_S, "together_s": TOGETHER_S})
+    found = busy(
+        [
+            watch(costs, tokens=tokens, adapters=adapters, callers=callers)
+            for callers in (8, 32)
+            for tokens in (22, 106)
+            for adapters in (1, 64)
+        ],
+        [watch(costs, tokens=22, per_s=250.0), watch(costs, tokens=106, per_s=80.0)],
+    )
+    assert found.alone_s == pytest.approx(ALONE_S, rel=0.1)
+    assert found.together_s == pytest.approx(TOGETHER_S, rel=0.1)
+    assert found.batch.token_s == pytest.approx(BATCH.token_s, rel=0.03)
+    rows = (found.batch.seconds(rows=each, tokens=0, adapters=each) for each in (1, 32))
+    assert list(rows) == pytest.approx(
+        [BATCH.seconds(rows=each, tokens=0, adapters=each) for each in (1, 32)], rel=0.1
+    )
+    assert found.call_s == pytest.approx(COSTS.call_s, rel=0.1)
 
 
 def test_calls_that_come_while_a_batch_is_held_up_did_not_hold_it_up() -> None:

@@ -32,6 +32,8 @@ def costs_of(*, call_s: float = 0.0, load_s: float = 0.0, load_work_s: float = 0
         backbone="none",
         runner="none",
         batch=BatchCosts(fixed_s=SERVICE_S, row_s=0.0, token_s=1e-12, adapter_s=0.0),
+        alone_s=0.0,
+        together_s=0.0,
         call_s=call_s,
         handoff_s=0.0,
         edge_s=0.0,
@@ -49,6 +51,8 @@ def costs_of(*, call_s: float = 0.0, load_s: float = 0.0, load_work_s: float = 0
 REAL = costs_of().model_copy(
     update={
         "batch": BatchCosts(fixed_s=0.001, row_s=1e-4, token_s=5e-5, adapter_s=1e-4),
+        "alone_s": 7e-4,
+        "together_s": 1e-4,
         "call_s": 5e-4,
         "edge_s": 2e-3,
         "load_s": 6e-3,
@@ -126,6 +130,22 @@ def test_answers_on_their_way_out_make_no_batch_longer() -> None:
     machine.carry("out", lambda: None)
     clock.run(1.0)
     assert ended == [pytest.approx(0.1)]
+
+
+def test_a_batch_is_busy_for_as_long_as_calls_make_it() -> None:
+    clock, costs = Clock(), costs_of().model_copy(update={"alone_s": 0.004})
+    replica = Replica(clock, costs, Limits(slots=2), Random(0))
+    replica.slots.fill(["a"])
+
+    def ask() -> None:
+        replica.submit(Call(adapter="a", tokens=10, ended=lambda *_: None))
+
+    ask()
+    clock.after(0.005, ask)
+    clock.run(0.012)
+    assert replica.counts().busy_s == pytest.approx(0.012)
+    clock.run(1.0)
+    assert replica.counts().busy_s == pytest.approx(2 * SERVICE_S + 0.004)
 
 
 # queueing against closed forms

@@ -18,7 +18,7 @@ from upt_zoo.reasons import first_reason
 Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Jitter = Annotated[float, Field(allow_inf_nan=False)]
 _MEASURED = "costs.json"
-APART_S = 0.001
+APART_S = 0.001  # calls that follow each other sooner come together
 
 
 class BatchCosts(BaseModel):
@@ -66,14 +66,15 @@ class Costs(BaseModel):
     end of a batch to the start of the next one pass ``handoff_s``, and ``call_s`` for each call
     that it answers: the event loop turns to them before the runner has the interpreter again. To
     let a call in is taken to be as long, and so is the start of a runner that was idle
-    (``handoff_s``). ``edge_s`` is what a call waits beyond queue
-    and batch, from when it was due, while few calls come. Reading an adapter takes ``load_s``, of
-    which the runner loses ``load_work_s``. ``jitter_root_s`` holds evenly spaced quantiles of what
-    a batch takes longer or shorter, by the square root of its seconds, with a mean of 0:
-    disturbances come at random times, and in a long batch they even out. A row is
+    (``handoff_s``). ``edge_s`` is what a call waits beyond queue and batch, from when it was due,
+    while few calls come. Reading an adapter takes ``load_s``, of which the runner loses
+    ``load_work_s``. ``jitter_root_s`` holds evenly spaced quantiles of what a batch takes longer or
+    shorter, by the square root of its seconds, with a mean of 0 and without the least and the most
+    half percent: disturbances come at random times, and in a long batch they even out. A row is
     ``prompt_tokens`` longer than its text. An adapter takes ``adapter_bytes`` in memory and
     ``stored_bytes`` on disk. A server without adapters takes ``server_bytes`` and is ready after
-    ``start_s``. ``router`` None: a router takes nothing, and each server has a machine of its own.
+    ``start_s``. ``router`` None: a router takes nothing, and each server has a machine of its own;
+    else those costs stand for ``batch`` and for what calls take.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -84,6 +85,8 @@ class Costs(BaseModel):
     backbone: str
     runner: str
     batch: BatchCosts
+    alone_s: Cost
+    together_s: Cost
     call_s: Cost
     handoff_s: Cost
     edge_s: Cost
@@ -95,8 +98,6 @@ class Costs(BaseModel):
     stored_bytes: Annotated[int, Field(gt=0)]
     server_bytes: Annotated[int, Field(gt=0)]
     start_s: Cost
-    alone_s: Cost = 0.0
-    together_s: Cost = 0.0
     router: RouterCosts | None = None
 
 

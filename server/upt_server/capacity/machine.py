@@ -1,5 +1,6 @@
 """What a simulated server runs on: who does its work, and how long that takes."""
 
+import math
 from typing import Literal, Protocol
 
 from upt_server.capacity.clock import Act, Clock
@@ -30,7 +31,7 @@ class OwnMachine:
     def __init__(self, clock: Clock, costs: Costs) -> None:
         self._clock, self._costs = clock, costs
         self._free_at_s = 0.0  # of the event loop
-        self._came_at_s = -2 * APART_S  # the last call
+        self._came_at_s = -math.inf  # the last call
         self._is_computing = False
         self._longer_s = 0.0  # than this batch, or the next, takes by itself
 

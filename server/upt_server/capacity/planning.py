@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
-from upt_server.capacity.costs import Costs
+from upt_server.capacity.costs import APART_S, Costs
 from upt_server.capacity.demand import Popularity, cut, popularity
 from upt_server.capacity.replica import Limits
 from upt_server.capacity.trial import Outcome, try_server
@@ -17,6 +17,7 @@ _TRIAL_CALLS = 12_000
 # of what full batches could do: nearer to it a few seconds of more calls double the waiting
 _MOST_USED = 0.85
 _EXACT_TO = 0.02  # of the number of servers
+_ROUNDS = 8  # until a rate and the calls that come alone at it agree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,13 +129,16 @@ def assumptions(load: Load, costs: Costs) -> tuple[str, ...]:
 def most_per_s(tokens: int, costs: Costs, limits: Limits, *, hit_rate: float = 1.0) -> float:
     """Return the calls a second of a server whose batches are all full and of distinct adapters.
 
-    No server does more: its event loop, which turns to each call twice, may allow less, and calls
-    that come apart may take more from a batch than those that come together.
+    They come at random times (Poisson), so that some come alone. The event loop, which turns to
+    each call twice, may allow less.
     """
     row_tokens = tokens + costs.prompt_tokens
     rows = max(1, min(limits.budget.rows, limits.budget.tokens // row_tokens))
     batch_s = costs.batch.seconds(rows=rows, tokens=rows * row_tokens, adapters=rows)
-    call_s = costs.call_s + min(costs.alone_s, costs.together_s)
-    call_s += (1 - hit_rate) * costs.load_work_s
-    runner_s = batch_s + costs.handoff_s + rows * call_s
-    return rows / max(runner_s, 2 * rows * costs.call_s)
+    most = math.inf
+    for _ in range(_ROUNDS):  # the more calls a second, the fewer of them come alone
+        alone = math.exp(-most * APART_S)
+        call_s = costs.call_s + alone * costs.alone_s + (1 - alone) * costs.together_s
+        call_s += (1 - hit_rate) * costs.load_work_s
+        most = rows / max(batch_s + costs.handoff_s + rows * call_s, 2 * rows * costs.call_s)
+    return most
