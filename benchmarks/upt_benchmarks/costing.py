@@ -40,13 +40,13 @@ def busy(closed: Sequence[Seen], at_random: Sequence[Seen]) -> Busy:
     many small ones of few callers were all.
     """
     apart, loads = [_Load(each) for each in at_random], [_Load(each) for each in closed]
-    alone_s, together_s = _alone(apart), 0.0
+    alone_s, together_s = _alone(max(apart, key=_Load.tokens_each)), 0.0
     for _ in range(_ROUNDS):  # some of the calls at random times come together too
-        size_s = [
-            each.seconds - alone_s * each.alone - together_s * each.together for each in apart
+        by_itself_s = [
+            each.seconds - each.beside_s(alone_s) - together_s * each.together for each in apart
         ]
-        fixed, row, token = _of_batches(apart, size_s)
-        by_size_s = [load.sizes @ (fixed, row, token) + alone_s * load.alone for load in loads]
+        fixed, row, token = _of_batches(apart, by_itself_s)
+        by_size_s = [load.sizes @ (fixed, row, token) + load.beside_s(alone_s) for load in loads]
         together_s, adapter = _of_sums(loads, by_size_s, row)
     modelled_s = [
         each_s + together_s * load.together - adapter * load.shared
@@ -69,9 +69,8 @@ def busy(closed: Sequence[Seen], at_random: Sequence[Seen]) -> Busy:
 class _Load:
     """The batches of one load: their seconds, and (1, rows, tokens) of each.
 
-    ``alone`` counts the calls that came alone while each was computed, ``together`` holds each
-    batch's share of those that came right after others, ``shared`` its rows without an adapter of
-    their own.
+    ``together`` holds each batch's share of the calls that came right after others, ``shared`` its
+    rows without an adapter of their own.
     """
 
     def __init__(self, seen: Seen) -> None:
@@ -80,10 +79,13 @@ class _Load:
         self._start_s = np.array(list(seen.batches.values()))
         sent_s = np.sort(np.array(seen.sent_at_s))
         self._alone_at_s = sent_s[np.diff(sent_s, prepend=-np.inf) > APART_S]
-        self.alone = self.alone_within(self.seconds)
         rows = self.sizes[:, 1]
         self.together = (len(sent_s) - len(self._alone_at_s)) * rows / rows.sum()
         self.shared = rows - np.array([each.distinct_adapters for each in seen.batches])
+
+    def tokens_each(self) -> float:
+        """Return the tokens of a row."""
+        return float(self.sizes[:, 2].sum() / self.sizes[:, 1].sum())
 
     def alone_within(self, seconds: _Array) -> _Array:
         """Count the calls that came alone in the first so many seconds of each batch."""
@@ -92,19 +94,33 @@ class _Load:
         )
         return (ends - starts).astype(float)
 
+    def beside_s(self, alone_s: float) -> _Array:
+        """Return what calls that came alone took from each batch: no more than was left of it.
 
-def _alone(loads: Sequence[_Load]) -> float:
+        A call that takes all that was left doubles it, so that is half of what the end tells.
+        """
+        ends_s = self._start_s + self.seconds
+        first, last = (np.searchsorted(self._alone_at_s, at) for at in (self._start_s, ends_s))
+        return np.array(
+            [
+                np.minimum(alone_s, (end_s - self._alone_at_s[one:end]) / 2).sum()
+                for one, end, end_s in zip(first, last, ends_s, strict=True)
+            ]
+        )
+
+
+def _alone(load: _Load) -> float:
     """Return by how much a call that comes alone makes a batch longer.
 
     The longer a batch takes for other reasons, the more calls come while it does. So only those in
     the first half of what it should take tell, as an instrument: what each adds, by the calls that
-    then come in all, since a longer batch sees more of them.
+    then come in all, since a longer batch sees more of them. Of long texts, where what it takes is
+    over before the batch is.
     """
-    seconds = [each.seconds for each in loads]
-    found = _of_batches(loads, seconds)
-    halves = [each.alone_within(each.sizes @ found / 2) for each in loads]
-    *_, added_s = _of_batches(loads, seconds, halves)
-    *_, calls = _of_batches(loads, [each.alone for each in loads], halves)
+    found = _of_batches([load], [load.seconds])
+    half = load.alone_within(load.sizes @ found / 2)
+    *_, added_s = _of_batches([load], [load.seconds], [half])
+    *_, calls = _of_batches([load], [load.alone_within(load.seconds)], [half])
     return added_s / calls if calls else 0.0
 
 

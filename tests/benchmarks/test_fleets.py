@@ -297,16 +297,16 @@ def closed_loads(*, off: Sequence[float] = (0.0,), slow: float = 1.0) -> list[as
 
 
 def random_loads() -> list[asking.Seen]:
-    """Texts of two lengths, a call beside them or none."""
-    return [
-        seen_of(
-            [(rows, rows * tokens, rows, seconds_of(rows, tokens)) for rows in (1, 2, 3)],
-            gap_s=0.005,
-            calls=calls,
-        )
-        for tokens in (22, 106)
-        for calls in (0, 1)
-    ]
+    """Texts of two lengths, a call beside every other batch."""
+    loads = []
+    for tokens in (22, 106):
+        sizes = [(rows, rows * tokens, rows, seconds_of(rows, tokens)) for rows in (1, 2, 3)]
+        quiet, asked = (seen_of(sizes, gap_s=0.005, calls=calls) for calls in (0, 1))
+        late_s = quiet.elapsed_s + 1.0
+        quiet.batches |= {facts: at_s + late_s for facts, at_s in asked.batches.items()}
+        quiet.sent_at_s += [at_s + late_s for at_s in asked.sent_at_s]
+        loads.append(quiet)
+    return loads
 
 
 def seconds_of(rows: int, tokens: int) -> float:
@@ -398,8 +398,8 @@ class Watch:
 def watch(
     costs: Costs, *, tokens: int, adapters: int = 64, callers: int = 0, per_s: float = 0.0
 ) -> asking.Seen:
-    """Let callers ask a simulated server in a closed loop, or at random times, for 20 s."""
-    clock, source, until_s = Clock(), Random(2), 20.0
+    """Let callers ask a simulated server in a closed loop, or at random times, for 40 s."""
+    clock, source, until_s = Clock(), Random(2), 40.0
     server = Watch(clock, costs, tokens=tokens, adapters=adapters)
     for _ in range(callers):
         server.ask(until_s=until_s)

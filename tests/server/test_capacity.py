@@ -92,8 +92,8 @@ def test_what_is_due_is_done_in_its_order_and_what_comes_up_meanwhile_too() -> N
         ((0.05,), 0.11),
         ((0.02, 0.05), 0.12),
         ((0.05, 0.0505), 0.113),  # let in together
-        ((0.0999, 0.1005), 0.113),
-        ((0.05, 0.105), 0.12),  # the second while the batch takes longer for the first
+        ((0.0999, 0.1005), 0.1001),  # no more than was left; the second is the next batch's
+        ((0.05, 0.102), 0.118),  # the second while the batch takes longer for the first
         ((0.2,), 0.1),
     ],
 )

@@ -61,20 +61,20 @@ class Costs(BaseModel):
 
     ``batch`` is what a batch takes that no call comes beside, where callers, event loop and runner
     share the cores. A call that comes while a batch is computed, more than ``APART_S`` after the
-    one before, makes the batch ``alone_s`` longer: it takes a core from it. One that comes sooner
-    makes that batch, or the next one, ``together_s`` longer: the loop is at work already. From the
-    end of a batch to the start of the next one pass ``handoff_s``, and ``call_s`` for each call
-    that it answers: the event loop turns to them before the runner has the interpreter again. To
-    let a call in is taken to be as long, and so is the start of a runner that was idle
-    (``handoff_s``). ``edge_s`` is what a call waits beyond queue and batch, from when it was due,
-    while few calls come. Reading an adapter takes ``load_s``, of which the runner loses
-    ``load_work_s``. ``jitter_root_s`` holds evenly spaced quantiles of what a batch takes longer or
-    shorter, by the square root of its seconds, with a mean of 0 and without the least and the most
-    half percent: disturbances come at random times, and in a long batch they even out. A row is
-    ``prompt_tokens`` longer than its text. An adapter takes ``adapter_bytes`` in memory and
-    ``stored_bytes`` on disk. A server without adapters takes ``server_bytes`` and is ready after
-    ``start_s``. ``router`` None: a router takes nothing, and each server has a machine of its own;
-    else those costs stand for ``batch`` and for what calls take.
+    one before, makes the batch ``alone_s`` longer, at most by what is left of it: it takes a core
+    from it. One that comes sooner makes that batch, or the next one, ``together_s`` longer: the
+    loop is at work already. From the end of a batch to the start of the next one pass
+    ``handoff_s``, and ``call_s`` for each call that it answers: the event loop turns to them before
+    the runner has the interpreter again. To let a call in is taken to be as long, and so is the
+    start of a runner that was idle (``handoff_s``). ``edge_s`` is what a call waits beyond queue
+    and batch, from when it was due, while few calls come. Reading an adapter takes ``load_s``, of
+    which the runner loses ``load_work_s``. ``jitter_root_s`` holds evenly spaced quantiles of what
+    a batch takes longer or shorter, by the square root of its seconds, with a mean of 0 and without
+    the least and the most half percent: disturbances come at random times, and in a long batch they
+    even out. A row is ``prompt_tokens`` longer than its text. An adapter takes ``adapter_bytes`` in
+    memory and ``stored_bytes`` on disk. A server without adapters takes ``server_bytes`` and is
+    ready after ``start_s``. ``router`` None: a router takes nothing, and each server has a machine
+    of its own; else those costs stand for ``batch`` and for what calls take.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -7,6 +7,7 @@ from upt_server.capacity.clock import Act, Clock
 from upt_server.capacity.costs import APART_S, Costs
 
 Side = Literal["in", "out"]
+_NOTHING_S = 1e-9  # left of a batch that is done
 
 
 class Machine(Protocol):
@@ -30,20 +31,17 @@ class OwnMachine:
 
     def __init__(self, clock: Clock, costs: Costs) -> None:
         self._clock, self._costs = clock, costs
-        self._free_at_s = 0.0  # of the event loop
+        self._free_at_s = 0.0  # the event loop
         self._came_at_s = -math.inf  # the last call
+        self._ends_s = 0.0  # the batch that is computed
         self._is_computing = False
-        self._longer_s = 0.0  # than this batch, or the next, takes by itself
+        self._owed_s = 0.0  # by the next batch, for calls
 
     def carry(self, side: Side, then: Act) -> None:
         """Have the event loop turn to the call, in or out, in its turn, and half its way pass."""
         costs, now_s = self._costs, self._clock.now_s
         if side == "in":
-            if now_s - self._came_at_s <= APART_S:
-                self._longer_s += costs.together_s
-            elif self._is_computing:
-                self._longer_s += costs.alone_s
-            self._came_at_s = now_s
+            self._let_in()
         self._free_at_s = max(now_s, self._free_at_s) + costs.call_s
         way_s = max(0.0, costs.edge_s / 2 - costs.call_s)
         self._clock.after(self._free_at_s + way_s - now_s, then)
@@ -51,16 +49,28 @@ class OwnMachine:
     def compute(self, seconds: float, then: Act) -> None:
         """Have the seconds pass, and those that calls take from it."""
         self._is_computing = True
-        self._clock.after(seconds, lambda: self._go_on(then))
+        self._ends_s, self._owed_s = self._clock.now_s + seconds + self._owed_s, 0.0
+        self._go_on(then)
 
     def hand_over(self, calls: int, then: Act) -> None:
         """Have the event loop turn to each of the calls first, before others that came in."""
         self._clock.after(self._costs.handoff_s + self._costs.call_s * calls, then)
 
+    def _let_in(self) -> None:
+        costs, now_s = self._costs, self._clock.now_s
+        if now_s - self._came_at_s <= APART_S:
+            if self._is_computing:
+                self._ends_s += costs.together_s
+            else:
+                self._owed_s += costs.together_s
+        elif self._is_computing:
+            self._ends_s += min(costs.alone_s, self._ends_s - now_s)
+        self._came_at_s = now_s
+
     def _go_on(self, then: Act) -> None:
-        if self._longer_s > 0:
-            seconds, self._longer_s = self._longer_s, 0.0
-            self._clock.after(seconds, lambda: self._go_on(then))
+        left_s = self._ends_s - self._clock.now_s
+        if left_s > _NOTHING_S:
+            self._clock.after(left_s, lambda: self._go_on(then))
         else:
             self._is_computing = False
             then()
