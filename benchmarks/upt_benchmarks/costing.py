@@ -13,7 +13,7 @@ from upt_server.capacity.costs import APART_S, BatchCosts, RouterCosts
 
 # not the least and the most: one batch that the machine held up would be in one draw of a hundred
 _QUANTILES = np.linspace(0.005, 0.995, 100)
-_ROUNDS = 3
+_ROUNDS, _STEADY = 3, 0.99
 
 _Array: TypeAlias = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ def busy(closed: Sequence[Seen], at_random: Sequence[Seen]) -> Busy:
     many small ones of few callers were all.
     """
     apart, loads = [_Load(each) for each in at_random], [_Load(each) for each in closed]
-    alone_s, together_s = _alone(max(apart, key=_Load.tokens_each)), 0.0
+    alone_s, together_s = _alone(apart), 0.0
     for _ in range(_ROUNDS):  # some of the calls at random times come together too
         by_itself_s = [
             each.seconds - each.beside_s(alone_s) - together_s * each.together for each in apart
@@ -70,7 +70,7 @@ class _Load:
     """The batches of one load: their seconds, and (1, rows, tokens) of each.
 
     ``together`` holds each batch's share of the calls that came right after others, ``shared`` its
-    rows without an adapter of their own.
+    rows without an adapter of their own; ``is_steady`` tells the batches that nothing held up.
     """
 
     def __init__(self, seen: Seen) -> None:
@@ -82,10 +82,8 @@ class _Load:
         rows = self.sizes[:, 1]
         self.together = (len(sent_s) - len(self._alone_at_s)) * rows / rows.sum()
         self.shared = rows - np.array([each.distinct_adapters for each in seen.batches])
-
-    def tokens_each(self) -> float:
-        """Return the tokens of a row."""
-        return float(self.sizes[:, 2].sum() / self.sizes[:, 1].sum())
+        per_token_s = self.seconds / self.sizes[:, 2]
+        self.is_steady = per_token_s <= np.quantile(per_token_s, _STEADY)
 
     def alone_within(self, seconds: _Array) -> _Array:
         """Count the calls that came alone in the first so many seconds of each batch."""
@@ -109,30 +107,37 @@ class _Load:
         )
 
 
-def _alone(load: _Load) -> float:
+def _alone(loads: Sequence[_Load]) -> float:
     """Return by how much a call that comes alone makes a batch longer.
 
     The longer a batch takes for other reasons, the more calls come while it does. So only those in
     the first half of what it should take tell, as an instrument: what each adds, by the calls that
-    then come in all, since a longer batch sees more of them. Of long texts, where what it takes is
-    over before the batch is.
+    then come in all, since a longer batch sees more of them. Of those at its end only a part
+    counts, which depends on the answer.
     """
-    found = _of_batches([load], [load.seconds])
-    half = load.alone_within(load.sizes @ found / 2)
-    *_, added_s = _of_batches([load], [load.seconds], [half])
-    *_, calls = _of_batches([load], [load.alone_within(load.seconds)], [half])
-    return added_s / calls if calls else 0.0
+    seconds = [each.seconds for each in loads]
+    found = _of_batches(loads, seconds)
+    halves = [each.alone_within(each.sizes @ found / 2) for each in loads]
+    *_, added_s = _of_batches(loads, seconds, halves)
+    alone_s = added_s
+    for _ in range(_ROUNDS if added_s else 0):
+        whole = [each.beside_s(alone_s) / alone_s for each in loads]
+        alone_s = added_s / _of_batches(loads, whole, halves)[-1]
+    return alone_s
 
 
 def _of_batches(
-    loads: Sequence[_Load], seconds: Sequence[_Array], beside: Sequence[_Array] = ()
+    loads: Sequence[_Load], wanted: Sequence[_Array], beside: Sequence[_Array] = ()
 ) -> list[float]:
-    """Fit single batches; their variance grows with their tokens."""
+    """Fit single batches but those that the machine held up; all loads count alike.
+
+    The variance of a batch grows with its tokens.
+    """
     parts = np.concatenate([each.sizes for each in loads])
-    weights = 1 / np.sqrt(parts[:, 2])
+    weights = np.concatenate([each.is_steady / np.sqrt(each.sizes[:, 2].sum()) for each in loads])
     if beside:
         parts = np.column_stack([parts, np.concatenate(beside)])
-    found, _ = nnls(parts * weights[:, None], np.concatenate(seconds) * weights)
+    found, _ = nnls(parts * weights[:, None], np.concatenate(wanted) * weights)
     return [float(each) for each in found]
 
 
