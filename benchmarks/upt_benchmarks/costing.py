@@ -13,7 +13,8 @@ from upt_server.capacity.costs import APART_S, BatchCosts, RouterCosts
 
 # not the least and the most: one batch that the machine held up would be in one draw of a hundred
 _QUANTILES = np.linspace(0.005, 0.995, 100)
-_ROUNDS, _STEADY = 3, 0.99
+_STEADY = 0.99  # of the batches of a load, by their seconds a token
+_ROUNDS = 3
 
 _Array: TypeAlias = NDArray[np.float64]
 
@@ -119,8 +120,10 @@ def _alone(loads: Sequence[_Load]) -> float:
     found = _of_batches(loads, seconds)
     halves = [each.alone_within(each.sizes @ found / 2) for each in loads]
     *_, added_s = _of_batches(loads, seconds, halves)
+    if not added_s:
+        return 0.0
     alone_s = added_s
-    for _ in range(_ROUNDS if added_s else 0):
+    for _ in range(_ROUNDS):
         whole = [each.beside_s(alone_s) / alone_s for each in loads]
         alone_s = added_s / _of_batches(loads, whole, halves)[-1]
     return alone_s
@@ -129,10 +132,7 @@ def _alone(loads: Sequence[_Load]) -> float:
 def _of_batches(
     loads: Sequence[_Load], wanted: Sequence[_Array], beside: Sequence[_Array] = ()
 ) -> list[float]:
-    """Fit single batches but those that the machine held up; all loads count alike.
-
-    The variance of a batch grows with its tokens.
-    """
+    """Fit single batches but those that the machine held up; a load counts by its tokens."""
     parts = np.concatenate([each.sizes for each in loads])
     weights = np.concatenate([each.is_steady / np.sqrt(each.sizes[:, 2].sum()) for each in loads])
     if beside:
