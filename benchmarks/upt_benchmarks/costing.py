@@ -173,13 +173,11 @@ def _jitter(loads: Sequence[_Load], modelled_s: Sequence[_Array]) -> tuple[float
 class Spent:
     """What replicas behind a router did in ``elapsed_s``, and the CPU seconds that it took.
 
-    A replica's runner had a batch for ``computing_s``, on average, whether or not it had a core.
     ``runners_s`` are those of the threads that compute, ``replicas_s`` the replicas' other ones,
     ``router_s`` those of all processes beside replicas and callers.
     """
 
     elapsed_s: float
-    computing_s: float
     calls: int
     batches: int
     tokens: int

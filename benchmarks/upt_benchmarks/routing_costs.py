@@ -52,20 +52,19 @@ async def _measure(app: RayApp, names: Sequence[str]) -> RouterCosts:
         spent: list[Spent] = []
         for callers, tokens in _ASKED:
             before, seen = processes.used(), await ask(callers, tokens, _SECONDS)
-            spent.append(_spent(seen, before, processes.used(), count=len(replicas)))
+            spent.append(_spent(seen, before, processes.used()))
         before = processes.used()
         await asyncio.sleep(_IDLE_S)
-        idle = _spent(Seen(elapsed_s=_IDLE_S), before, processes.used(), count=len(replicas))
+        idle = _spent(Seen(elapsed_s=_IDLE_S), before, processes.used())
     lone_s = median(seen.waited_s)
     batch_s = median(each.forward_ms for each in seen.batches) / 1000
     return routed(spent, idle, beyond_s=lone_s - batch_s)
 
 
-def _spent(seen: Seen, before: Sequence[Used], after: Sequence[Used], *, count: int) -> Spent:
+def _spent(seen: Seen, before: Sequence[Used], after: Sequence[Used]) -> Spent:
     callers, router, replicas = (now.since(then) for now, then in zip(after, before, strict=True))
     return Spent(
         elapsed_s=seen.elapsed_s,
-        computing_s=seen.computing_s / count,
         calls=len(seen.waited_s),
         batches=len(seen.batches),
         tokens=sum(each.tokens for each in seen.batches),

@@ -346,7 +346,7 @@ def test_a_batch_of_many_calls_counts_as_many_times() -> None:
     few, many = closed_loads(off=(-0.01, 0.01))[0], closed_loads()[-1]
     spread = busy([few, many], random_loads()).jitter_root_s
     # two calls of 18; were all batches alike, half of the quantiles
-    assert sum(abs(each) > 0.005 for each in spread) < 15
+    assert sum(abs(each) > 0.005 for each in spread) < 10
 
 
 class Watch:
@@ -543,17 +543,11 @@ def test_without_the_costs_of_a_router_nothing_is_predicted_behind_one() -> None
 
 def test_the_costs_behind_a_router_are_found_in_what_its_processes_used() -> None:
     spent = []
-    for calls, batches, length, pause_s in (
-        (800, 100, 42, 0.0),
-        (400, 60, 106, 0.0),
-        (600, 400, 42, 0.005),
-        (200, 200, 42, 0.010),
-    ):
+    for calls, batches, length in ((800, 100, 42), (400, 60, 106), (600, 400, 42), (200, 200, 42)):
         tokens = calls * length
         spent.append(
             Spent(
                 elapsed_s=5.0,
-                computing_s=5.0 - batches * (0.003 + pause_s) / 2,
                 calls=calls,
                 batches=batches,
                 tokens=tokens,
@@ -565,7 +559,6 @@ def test_the_costs_behind_a_router_are_found_in_what_its_processes_used() -> Non
         )
     idle = Spent(
         elapsed_s=3.0,
-        computing_s=0.0,
         calls=0,
         batches=0,
         tokens=0,
