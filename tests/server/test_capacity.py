@@ -18,6 +18,7 @@ from upt_server.capacity.slots import Slots
 from upt_server.capacity.trial import Waits, try_server
 from upt_server.cli import app
 from upt_server.scheduling import Budget
+from upt_testing.capacity import COSTS
 from upt_zoo.errors import DataNotFound, InvalidInput, Overloaded, Unavailable
 
 ONE_BY_ONE = Limits(slots=100, budget=Budget(tokens=2048, rows=1))
@@ -48,19 +49,7 @@ def costs_of(*, call_s: float = 0.0, load_s: float = 0.0, load_work_s: float = 0
     )
 
 
-REAL = costs_of().model_copy(
-    update={
-        "batch": BatchCosts(fixed_s=0.001, row_s=1e-4, token_s=5e-5, adapter_s=1e-4),
-        "alone_s": 7e-4,
-        "together_s": 1e-4,
-        "call_s": 5e-4,
-        "edge_s": 2e-3,
-        "load_s": 6e-3,
-        "load_work_s": 2e-3,
-        "handoff_s": 1e-3,
-        "jitter_root_s": (-0.01, 0.0, 0.01),
-    }
-)
+REAL = COSTS.model_copy(update={"alone_s": 7e-4, "together_s": 1e-4})
 
 
 def load(**changes: float) -> Load:
