@@ -15,6 +15,7 @@ from upt_testing.adapters import tiny_spec
 from upt_testing.rows import sentiment_rows
 from upt_training import loop
 from upt_training.batches import Feature, features_of
+from upt_training.checkpoints import claimed
 from upt_training.components import components_of
 from upt_training.data import Example
 from upt_training.learner import AdapterLearner, FullLearner, Learner
@@ -22,7 +23,7 @@ from upt_training.loop import Progress, Trainer, schedule
 from upt_training.losses import TaskLoss
 from upt_training.recipe import Recipe
 from upt_zoo.backbone import Backbone
-from upt_zoo.errors import InvalidSpec
+from upt_zoo.errors import Conflict, InvalidSpec
 from upt_zoo.nn.adapter import prepare
 from upt_zoo.nn.encoder import Encoder, load_encoder, load_tensors
 from upt_zoo.nn.forward import forward
@@ -262,6 +263,14 @@ def test_a_finished_run_is_not_run_again_until_its_checkpoint_is_removed(
     checkpoint.unlink()
     afresh = start(checkpoint=checkpoint, has_holdout=True)
     afresh.interrupt_at(1, is_saved=False)
+
+
+def test_two_processes_do_not_do_the_same_run(start: Start, checkpoint: Path) -> None:
+    with claimed(checkpoint), pytest.raises(Conflict, match="another process does this run"):
+        start(checkpoint=checkpoint).run()
+    start(checkpoint=checkpoint).interrupt_at(4, is_saved=True)
+    start(checkpoint=checkpoint).run()
+    assert list(checkpoint.parent.iterdir()) == [checkpoint]
 
 
 def test_another_recipes_checkpoint_is_not_used(

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from upt_training.batches import Feature, batches_of
+from upt_training.checkpoints import claimed
 from upt_training.learner import Trainable
 from upt_training.recipe import Learning
 from upt_zoo.errors import InvalidSpec
@@ -105,8 +107,13 @@ class Trainer:
         """Train to the end; the learner's weights are then the best, or the last, ones.
 
         Raises:
+            Conflict: another process does the same run.
             InvalidSpec: the loss is not finite any more.
         """
+        with claimed(self._checkpoint) if self._checkpoint else nullcontext():
+            self._run(features)
+
+    def _run(self, features: Sequence[Feature]) -> None:
         if self._checkpoint is not None and self._checkpoint.exists():
             self._resume(self._checkpoint)
         self._saved = self._clock()
