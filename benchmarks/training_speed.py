@@ -36,7 +36,7 @@ from upt_benchmarks.speeds import OURS, Speed, as_table, speeds_of
 from upt_benchmarks.timing import Timed, measure_rounds
 from upt_benchmarks.workloads import UNION, adapter_spec
 from upt_zoo.backbone import Backbone, resolve_backbone
-from upt_zoo.nn.linear import is_bf16_fast
+from upt_zoo.nn.devices import is_bf16_fast
 from upt_zoo.tokenization import Tokenizer
 
 BATCHES = {"sst2": 8, "rte": 4}  # a turn: about as long in both

@@ -22,8 +22,8 @@ from upt_server.runner import Runner, TorchRunner
 from upt_zoo.backbone import Backbone, EncoderConfig
 from upt_zoo.errors import InvalidSpec
 from upt_zoo.nn.adapter import PreparedAdapter, PreparedHead, PreparedLayer, Structure
+from upt_zoo.nn.devices import is_bf16_fast, missing_device
 from upt_zoo.nn.encoder import load_encoder
-from upt_zoo.nn.linear import is_bf16_fast
 from upt_zoo.nn.packing import Row
 from upt_zoo.spec import Head
 
@@ -94,19 +94,11 @@ def measured_earlier(
 def missing_for(name: RunnerName, config: EncoderConfig, device: str = "cpu") -> str | None:
     """Say what this machine or the kernel lacks to run so; None if nothing."""
     if device != "cpu":
-        return "it computes on CPUs only" if name in _NUMBERS else _missing_device(device)
+        return "it computes on CPUs only" if name in _NUMBERS else missing_device(device)
     if name in _NUMBERS:
         return library.missing_for(_NUMBERS[name]) or unsupported_shape(config)
     if name == "torch-bf16" and not is_bf16_fast():
         return "the CPU does not multiply bf16"
-    return None
-
-
-def _missing_device(device: str) -> str | None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ImportError) as error:  # torch's ways of having none
-        return f"no device {device}: {str(error).splitlines()[0]}"
     return None
 
 

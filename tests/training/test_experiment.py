@@ -25,9 +25,9 @@ from upt_zoo.backbone import Backbone
 from upt_zoo.errors import BackboneNotFound, DataNotFound, InvalidSpec, NotFound
 from upt_zoo.layout import check_shapes
 from upt_zoo.nn.adapter import prepare
+from upt_zoo.nn.devices import is_bf16_fast
 from upt_zoo.nn.encoder import Encoder, load_encoder
 from upt_zoo.nn.example import record_example
-from upt_zoo.nn.linear import is_bf16_fast
 from upt_zoo.spec import Curve
 from upt_zoo.tasks import find_task
 from upt_zoo.tokenization import Tokenizer

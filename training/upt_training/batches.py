@@ -92,18 +92,18 @@ def loss_of(
         return _loss_of_tags(logits, batch)
     if spec.head.kind == "embedding":
         one, other = torch.stack(list(logits)).chunk(2)
-        wanted = torch.tensor([feature.target for feature in batch])
+        wanted = torch.tensor([feature.target for feature in batch], device=one.device)
         return functional.mse_loss(functional.cosine_similarity(one, other), wanted)
     if spec.head.kind == "span":
         padded = torch.nn.utils.rnn.pad_sequence(
             list(logits), batch_first=True, padding_value=float("-inf")
         )
-        targets = torch.tensor([feature.target for feature in batch])
+        targets = torch.tensor([feature.target for feature in batch], device=padded.device)
         return functional.cross_entropy(padded, targets)
     stacked = torch.stack(list(logits))
     if spec.head.kind == "multi_label":
         return functional.binary_cross_entropy_with_logits(stacked, _indicators(batch, stacked))
-    targets = torch.tensor([feature.target for feature in batch])
+    targets = torch.tensor([feature.target for feature in batch], device=stacked.device)
     if spec.head.kind == "regression":
         return functional.mse_loss(stacked[:, 0] / deviation, targets.float() / deviation)
     losses = functional.cross_entropy(stacked, targets, weight=class_weights, reduction="none")
@@ -123,8 +123,8 @@ def _loss_of_tags(logits: Sequence[Tensor], batch: Sequence[Feature]) -> Tensor:
     """Average over rows, so that rows computed in parts give the same mean."""
     losses = []
     for values, feature in zip(logits, batch, strict=True):
-        targets = torch.tensor(feature.target)
-        words = max(1, int((targets != UNTAGGED).sum()))  # a window may begin no word
+        targets = torch.tensor(feature.target, device=values.device)
+        words = (targets != UNTAGGED).sum().clamp(min=1)  # a window may begin no word
         summed = functional.cross_entropy(values, targets, ignore_index=UNTAGGED, reduction="sum")
         losses.append(summed / words)
     return torch.stack(losses).mean()

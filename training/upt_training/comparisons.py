@@ -98,7 +98,7 @@ class Ia3Learner:
         )
         backbone = spec.backbone
         self._factors = {
-            name: torch.zeros(backbone.layers, size, requires_grad=True)
+            name: torch.zeros(backbone.layers, size, device=encoder.device, requires_grad=True)
             for name, size in (
                 (_KEYS, backbone.hidden),
                 (_VALUES, backbone.hidden),
@@ -114,14 +114,14 @@ class Ia3Learner:
 
     def served_tensors(self) -> dict[str, Tensor]:
         """Return detached fp32 tensors: the adapter's and the factors'."""
-        factors = {name: tensor.detach().clone() for name, tensor in self._factors.items()}
+        factors = {name: tensor.detach().cpu().clone() for name, tensor in self._factors.items()}
         return self._adapter.served_tensors() | factors
 
     def answering(
         self, frozen: Encoder, tensors: Mapping[str, Tensor]
     ) -> tuple[Encoder, PreparedAdapter]:
         """Return the encoder scaled by these tensors and their adapter."""
-        factors = {name: tensors[name].float() for name in self._factors}
+        factors = {name: tensors[name].float().to(frozen.device) for name in self._factors}
         own = {name: tensor for name, tensor in tensors.items() if name not in factors}
         return _scaled(frozen, factors), self._adapter.answering(frozen, own)[1]
 

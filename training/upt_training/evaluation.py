@@ -65,7 +65,7 @@ def answers_in_process(
             spec,
             fields,
             windows,
-            [values.float().numpy() for values in islice(remaining, len(windows))],
+            [values.float().cpu().numpy() for values in islice(remaining, len(windows))],
         )
         for fields, windows in zip(texts, encoded, strict=True)
     ]

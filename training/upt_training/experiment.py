@@ -25,14 +25,15 @@ from upt_training.losses import TaskLoss
 from upt_training.metrics import outcomes_of, score
 from upt_training.outcomes import Outcomes
 from upt_training.recipe import COMPARISONS, Learning, Recipe, task_of
+from upt_training.team import ALONE, Team
 from upt_zoo import layout
 from upt_zoo.answers import Answer
 from upt_zoo.backbone import Backbone, resolve_backbone
 from upt_zoo.errors import InvalidSpec
 from upt_zoo.nn.adapter import PreparedAdapter
+from upt_zoo.nn.devices import is_bf16_fast
 from upt_zoo.nn.encoder import Encoder, load_encoder, load_tensors
 from upt_zoo.nn.example import record_example
-from upt_zoo.nn.linear import is_bf16_fast
 from upt_zoo.spec import AdapterSpec, Head, Lineage
 from upt_zoo.spec import Example as SpecExample
 from upt_zoo.tasks import Task
@@ -75,7 +76,7 @@ class Fitted:
 class Experiment:
     """A recipe made ready: its data read, its backbone loaded.
 
-    ``initial`` are the tensors of the recipe's ``initial_adapter``.
+    ``initial`` are the tensors of the recipe's ``initial_adapter``; the ``team`` computes.
 
     Raises:
         UptError: the task, the data or the backbone is missing, or the recipe does not fit them.
@@ -87,10 +88,12 @@ class Experiment:
         *,
         data_folder: Path | None,
         initial: Mapping[str, Array] | None = None,
+        team: Team = ALONE,
     ) -> None:
+        team.check_device()
         self.task = task_of(recipe)
-        self._data_folder, self._initial = data_folder, initial
-        self.recipe = recipe.model_copy(update={"precision": ran_in(recipe)})
+        self._data_folder, self._initial, self._team = data_folder, initial, team
+        self.recipe = recipe.model_copy(update={"precision": ran_in(recipe, team.device)})
         self.backbone = resolve_backbone(recipe.backbone)
         _check_length(recipe, self.task, self.backbone)
         _check_class_weights(recipe, self.task)
@@ -162,6 +165,7 @@ class Experiment:
             reporter=reporter,
             checkpoint=checkpoint,
             max_seconds=max_seconds,
+            team=self._team,
         )
         trainer.run(features_of(self._examples, draft, self._tokenizer))
         return Fitted(learner=learner, progress=trainer.progress)
@@ -199,7 +203,7 @@ class Experiment:
                 self.recipe,
                 spec,
                 self.backbone.config,
-                load_tensors(self.backbone),
+                load_tensors(self.backbone, device=self._team.device),
                 dtype=DTYPES[self.recipe.precision],
                 target_scale=self._target_scale(),
             )
@@ -256,7 +260,7 @@ class Experiment:
             weights = 1 / rows.clamp(min=1)
         else:
             weights = torch.tensor([wanted.get(label, 1.0) for label in labels])
-        return weights * rows.sum() / (weights * rows).sum()
+        return (weights * rows.sum() / (weights * rows).sum()).to(self._team.device)
 
     def _answers(
         self,
@@ -288,7 +292,12 @@ class Experiment:
         return (narrow, narrow_metrics, narrow_outcomes) if is_same else (wide, metrics, outcomes)
 
     def _frozen_encoder(self, dtype: torch.dtype) -> Encoder:
-        return load_encoder(self.backbone, dtype=dtype, is_int8=self.recipe.precision == "int8")
+        return load_encoder(
+            self.backbone,
+            dtype=dtype,
+            device=self._team.device,
+            is_int8=self.recipe.precision == "int8",
+        )
 
     def _score_splits(
         self,
@@ -340,7 +349,7 @@ class Experiment:
                 recipe=self.recipe.model_dump(mode="json"),
                 seed=self.recipe.seed,
                 code_version=importlib.metadata.version("upt-zoo"),
-                precision=ran_in(self.recipe),
+                precision=ran_in(self.recipe, self._team.device),
                 metrics={},
                 trained_parameters=0,
                 served_parameters=0,
@@ -382,11 +391,11 @@ class Experiment:
         return draft.model_copy(update={"lineage": lineage})
 
 
-def ran_in(recipe: Learning) -> Literal["fp32", "bf16", "int8"]:
-    """Return the precision that a recipe comes to on this machine."""
+def ran_in(recipe: Learning, device: str = "cpu") -> Literal["fp32", "bf16", "int8"]:
+    """Return the precision that a recipe comes to on a device of this machine."""
     if recipe.precision != "auto":
         return recipe.precision
-    return "bf16" if is_bf16_fast() else "fp32"
+    return "bf16" if is_bf16_fast(device) else "fp32"
 
 
 def _check_length(recipe: Recipe, task: Task, backbone: Backbone) -> None:

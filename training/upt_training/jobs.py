@@ -15,6 +15,7 @@ from upt_training.options import set_threads
 from upt_training.progress import reporting
 from upt_training.recipe import COMPARISONS, Recipe
 from upt_training.records import Record, find_record, record_file, write_record
+from upt_training.team import ALONE, Team
 from upt_zoo.errors import UptError
 from upt_zoo.local.store import Store
 from upt_zoo.tensors import Array
@@ -38,6 +39,7 @@ class Job:
     max_minutes: float | None = None
     version: str | None = None
     threads: int | None = None
+    team: Team = ALONE
 
     @property
     def name(self) -> str:
@@ -74,25 +76,29 @@ def perform(job: Job, *, as_json: bool) -> Record:
     """Train, evaluate, publish and record; progress goes to stderr.
 
     What is recorded already is not done again, what was interrupted goes on from its checkpoint.
+    Of a team all train and the first one reports, publishes and records.
 
     Raises:
+        Conflict: another process does the same run.
         UptError: the run cannot start, or fails.
     """
     standing = job.record()
     if standing is not None:
         return standing
     set_threads(job.threads)
-    experiment = Experiment(job.recipe, data_folder=job.data, initial=job.initial)
+    experiment = Experiment(job.recipe, data_folder=job.data, initial=job.initial, team=job.team)
     checkpoint = checkpoint_file(job.checkpoints, job.recipe.task_name, experiment.recipe)
     curve = job.curves / f"{job.name}.csv" if job.curves else None
-    with reporting(sys.stderr, as_json=as_json, curve=curve) as reporter:
+    with reporting(sys.stderr, as_json=as_json, curve=curve, team=job.team) as reporter:
         trained = experiment.run(
             reporter,
             checkpoint=checkpoint,
             max_seconds=None if job.max_minutes is None else job.max_minutes * 60,
         )
     record = keep(job, experiment, trained)
-    checkpoint.unlink(missing_ok=True)  # not before the result is safe
+    if job.team.leads:
+        checkpoint.unlink(missing_ok=True)  # not before the result is safe
+    job.team.agree(None)  # the next run may start from what this one published
     return record
 
 
@@ -108,13 +114,13 @@ def keep(job: Job, experiment: Experiment, trained: Trained) -> Record:
         adapter=_publish(job, trained),
         max_minutes=job.max_minutes,
     )
-    if job.records is not None:
+    if job.records is not None and job.team.leads:
         write_record(record_file(job.records, job.recipe), record)
     return record
 
 
 def _publish(job: Job, trained: Trained) -> str | None:
-    if job.store is None or job.recipe.method in COMPARISONS:
+    if job.store is None or job.recipe.method in COMPARISONS or not job.team.leads:
         return None
     card = write_card(
         trained.spec, train_rows=trained.train_rows, holdout_rows=trained.holdout_rows

@@ -88,17 +88,19 @@ class AdapterLearner:
 
     def model(self) -> tuple[Encoder, PreparedAdapter]:
         """Return the frozen encoder and the adapter, under autograd."""
-        return self._encoder, prepare(self._spec, self._folded(), dtype=self._encoder.dtype)
+        return self._encoder, prepare(
+            self._spec, self._folded(), dtype=self._encoder.dtype, device=self._encoder.device
+        )
 
     def served_tensors(self) -> dict[str, Tensor]:
         """Return detached fp32 tensors in the served layout."""
-        return {name: tensor.detach().clone() for name, tensor in self._folded().items()}
+        return _copies(self._folded())
 
     def answering(
         self, frozen: Encoder, tensors: Mapping[str, Tensor]
     ) -> tuple[Encoder, PreparedAdapter]:
         """Return the frozen encoder and the adapter of these tensors."""
-        return frozen, prepare(self._spec, tensors, dtype=frozen.dtype)
+        return frozen, prepare(self._spec, tensors, dtype=frozen.dtype, device=frozen.device)
 
     def _start_from(self, initial: Mapping[str, Tensor]) -> None:
         wanted = layout.component_shapes(self._spec)
@@ -110,7 +112,8 @@ class AdapterLearner:
                 f"backbone, got others: {', '.join(other)}"
             )
         for name in wanted:
-            self.weights[name] = initial[name].detach().clone().float().requires_grad_()
+            start = initial[name].detach().clone().float().to(self._encoder.device)
+            self.weights[name] = start.requires_grad_()
         with torch.no_grad():
             for target in self._spec.lora.targets if self._spec.lora else ():
                 self.weights[layout.lora_b(target)] /= self._recipe.lora_factor
@@ -148,8 +151,9 @@ class FullLearner:
         target_scale: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         self._config, self._spec, self._target_scale = config, spec, target_scale
-        self._head = _start_head(spec)
         self._backbone = {name: tensor.detach().clone() for name, tensor in backbone.items()}
+        self._device = next(iter(self._backbone.values())).device
+        self._head = _start_head(spec, self._device)
         is_bitfit = recipe.method == "bitfit"
         learnt = [name for name in backbone if name.endswith(".bias") or not is_bitfit]
         self._dtype = dtype
@@ -161,7 +165,7 @@ class FullLearner:
         """Return the learning encoder and its head, under autograd."""
         encoder = build_encoder(self._config, self._backbone, dtype=self._dtype, is_learning=True)
         head = self._head | _scaled_head(self._head, self._target_scale)
-        return encoder, prepare(self._spec, head, dtype=self._dtype)
+        return encoder, prepare(self._spec, head, dtype=self._dtype, device=self._device)
 
     def trained_encoder(self) -> Encoder:
         """Return the encoder as it stands, frozen, in fp32."""
@@ -170,14 +174,18 @@ class FullLearner:
 
     def served_tensors(self) -> dict[str, Tensor]:
         """Return the head alone: the encoder is no adapter and is never published."""
-        head = self._head | _scaled_head(self._head, self._target_scale)
-        return {name: tensor.detach().clone() for name, tensor in head.items()}
+        return _copies(self._head | _scaled_head(self._head, self._target_scale))
 
     def answering(
         self, frozen: Encoder, tensors: Mapping[str, Tensor]
     ) -> tuple[Encoder, PreparedAdapter]:
         """Return the encoder as it was trained and the head of these tensors."""
-        return self.trained_encoder(), prepare(self._spec, tensors, dtype=torch.float32)
+        head = prepare(self._spec, tensors, dtype=torch.float32, device=self._device)
+        return self.trained_encoder(), head
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
 def _rate(recipe: Learning, name: str) -> float:
@@ -204,24 +212,26 @@ def _start_weights(
     """Draw start values so that LoRA and the bottleneck begin as no change to the backbone.
 
     Prompt and prefix begin as the backbone's own embeddings, keys and values of ``start_ids``
-    (at least as many as the longer of the two).
+    (at least as many as the longer of the two). All numbers are drawn on the CPU, so that they are
+    the same for every device.
     """
     weights = {
         name: _start_value(recipe, name, shape)
         for name, shape in layout.component_shapes(spec).items()
     }
     if spec.prompt is not None:
-        ids = torch.tensor(start_ids[: spec.prompt.length])
+        ids = torch.tensor(start_ids[: spec.prompt.length], device=encoder.device)
         weights[layout.PROMPT] = encoder.embeddings.norm(encoder.embeddings.word[ids]).float()
     if spec.prefix is not None:
         keys, values = _own_keys_and_values(spec, encoder, start_ids[: spec.prefix.length])
         if recipe.is_prefix_reparametrised:
             del weights[layout.PREFIX_KEYS], weights[layout.PREFIX_VALUES]
-            weights |= _start_reparametrisation(torch.stack([keys, values], 1))
+            weights |= _start_reparametrisation(torch.stack([keys, values], 1).cpu())
         else:
             weights |= {layout.PREFIX_KEYS: keys, layout.PREFIX_VALUES: values}
-    weights = {name: weight.detach().clone().requires_grad_() for name, weight in weights.items()}
-    return weights | _start_head(spec)
+    moved = {name: w.detach().clone().to(encoder.device) for name, w in weights.items()}
+    weights = {name: weight.requires_grad_() for name, weight in moved.items()}
+    return weights | _start_head(spec, encoder.device)
 
 
 def _start_value(recipe: Learning, name: str, shape: layout.Shape) -> Tensor:
@@ -232,10 +242,10 @@ def _start_value(recipe: Learning, name: str, shape: layout.Shape) -> Tensor:
     return torch.randn(shape) * _START_STD
 
 
-def _start_head(spec: AdapterSpec) -> dict[str, Tensor]:
+def _start_head(spec: AdapterSpec, device: torch.device) -> dict[str, Tensor]:
     shapes = layout.head_shapes(spec.head, spec.backbone.hidden)
     return {
-        name: (torch.randn(shape) * _START_STD * (len(shape) > 1)).requires_grad_()
+        name: (torch.randn(shape) * _START_STD * (len(shape) > 1)).to(device).requires_grad_()
         for name, shape in shapes.items()
     }
 
@@ -247,8 +257,9 @@ def _own_keys_and_values(
     bare = spec.model_copy(
         update={"lora": None, "prefix": None, "bottleneck": None, "prompt": None}
     )
-    adapter = prepare(bare, _start_head(spec), dtype=encoder.dtype)
-    batch = pack([Row(ids=ids, type_ids=[0] * len(ids), adapter=adapter)])
+    head = _start_head(spec, encoder.device)
+    adapter = prepare(bare, head, dtype=encoder.dtype, device=encoder.device)
+    batch = pack([Row(ids=ids, type_ids=[0] * len(ids), adapter=adapter)]).to(encoder.device)
     keys, values = [], []
     with torch.no_grad():
         hidden = embed(encoder, batch)

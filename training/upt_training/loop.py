@@ -22,6 +22,7 @@ from upt_training.batches import Feature, batches_of
 from upt_training.checkpoints import claimed
 from upt_training.learner import Trainable
 from upt_training.recipe import Learning
+from upt_training.team import ALONE, Team
 from upt_zoo.errors import InvalidSpec
 from upt_zoo.spec import AdapterSpec, Curve
 
@@ -78,7 +79,8 @@ class Trainer:
     ``checkpoint`` is a file for resuming: of the same spec, hence of the same recipe, data and
     backbone. It still stands when the run is done, for the caller to remove once the result is
     safe. ``max_seconds`` ends the schedule early: the learning rate then falls with the clock, so
-    such a run is not repeatable to the bit.
+    such a run is not repeatable to the bit. Of a ``team``'s processes each has a trainer of its
+    own; the first one decides and writes.
     """
 
     def __init__(
@@ -92,12 +94,13 @@ class Trainer:
         reporter: Reporter,
         checkpoint: Path | None = None,
         max_seconds: float | None = None,
+        team: Team = ALONE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._recipe, self._spec, self._learner = recipe, spec, learner
         self._evaluate, self._reporter = evaluate, reporter
         self._checkpoint, self._max_seconds = checkpoint, max_seconds
-        self._loss, self._clock = loss, clock
+        self._loss, self._team, self._clock = loss, team, clock
         self._optimizer = _optimizer(recipe, learner)
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._best: dict[str, Tensor] = {}
@@ -110,12 +113,14 @@ class Trainer:
             Conflict: another process does the same run.
             InvalidSpec: the loss is not finite any more.
         """
-        with claimed(self._checkpoint) if self._checkpoint else nullcontext():
+        written = self._checkpoint if self._team.leads else None
+        with claimed(written) if written else nullcontext():
             self._run(features)
 
     def _run(self, features: Sequence[Feature]) -> None:
         if self._checkpoint is not None and self._checkpoint.exists():
             self._resume(self._checkpoint)
+        self._team.align(self._learner.weights)
         self._saved = self._clock()
         self._started = self._saved - self.progress.seconds
         steps = -(-len(features) // self._recipe.batch_size) * self._recipe.epochs
@@ -143,14 +148,20 @@ class Trainer:
         if progress.batch:
             progress.losses.append(progress.loss_sum / progress.batch)
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
-        holdout = self._evaluate() if self._evaluate else None
+        holdout = self._measure()
         if holdout is not None:
             self._keep_best(next(iter(holdout.values())))
         self._reporter.epoch(progress, holdout=holdout)
         self.save()
 
+    def _measure(self) -> Mapping[str, float] | None:
+        if self._evaluate is None:
+            return None
+        return self._team.agree(self._evaluate() if self._team.leads else {})
+
     def _step(self, batch: Sequence[Feature], share: float) -> float:
         self._optimizer.zero_grad()
+        self._team.seed(self._recipe.seed, self.progress.step)
         value = self._add_gradients(batch)
         if not math.isfinite(value):
             raise InvalidSpec(
@@ -168,20 +179,26 @@ class Trainer:
 
     def _add_gradients(self, batch: Sequence[Feature]) -> float:
         """Add the gradients of the batch's mean loss, part by part, and return the loss."""
+        rows = self._team.share_of(batch)
         size, value = self._recipe.rows_at_once or len(batch), 0.0
-        for start in range(0, len(batch), size):
-            part = batch[start : start + size]
-            loss = self._loss(part) * (len(part) / len(batch))
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            value += float(loss.detach())
-        return value
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            value += self._add_part(part, len(part) / len(batch))
+        if not rows:  # its gradients of zero are added as those of the others are
+            self._add_part(batch[:1], 0.0)
+        return self._team.add_up(self._learner.weights, value)
+
+    def _add_part(self, rows: Sequence[Feature], share: float) -> float:
+        loss = self._loss(rows) * share
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return float(loss.detach())
 
     def _share_done(self, steps: int) -> float:
         """Return how much of the schedule is over, by steps or by the clock."""
         share = self.progress.step / steps
         if self._max_seconds is None:
             return share
-        return max(share, (self._clock() - self._started) / self._max_seconds)
+        return self._team.agree(max(share, (self._clock() - self._started) / self._max_seconds))
 
     def _has_stopped(self) -> bool:
         progress, recipe = self.progress, self._recipe
@@ -206,7 +223,7 @@ class Trainer:
         """Write a checkpoint; a run that starts with it goes on as if it had not stopped."""
         self._saved = self._clock()
         self.progress.seconds = self._saved - self._started
-        if self._checkpoint is None:
+        if self._checkpoint is None or not self._team.leads:
             return
         tensors = {f"weight/{name}": w.detach() for name, w in self._learner.weights.items()}
         tensors |= {f"best/{name}": w for name, w in self._best.items()}

@@ -155,7 +155,7 @@ def start_head(hidden: int, vocabulary_size: int) -> dict[str, Tensor]:
 
 def checkpoint_names(head: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     """Return the head under the names of the family's checkpoints."""
-    return {theirs: head[ours].detach() for ours, theirs in _NAMES[family].items()}
+    return {theirs: head[ours].detach().cpu() for ours, theirs in _NAMES[family].items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,11 +220,11 @@ class MaskedLoss:
         return (
             head_logits(
                 self.head,
-                hidden[torch.tensor(chosen)].float(),
+                hidden[torch.tensor(chosen, device=hidden.device)].float(),
                 words.detach() if self.is_head_alone else words,
                 eps=encoder.config.layer_norm_eps,
             ),
-            torch.tensor(targets),
+            torch.tensor(targets, device=hidden.device),
         )
 
 

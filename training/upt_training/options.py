@@ -17,6 +17,9 @@ DataFolder = Annotated[
     ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads that compute.")]
+Device = Annotated[
+    str, typer.Option(metavar="DEVICE", help="Where torch computes: cpu, cuda or cuda:NUMBER.")
+]
 NoTexts = Annotated[
     bool, typer.Option("--no-texts", help="Leave the texts of worst errors out of report.html.")
 ]

@@ -28,6 +28,7 @@ from upt_training.masking import (
     start_head,
 )
 from upt_training.pretraining import Pretraining
+from upt_training.team import ALONE, Team
 from upt_zoo import layout
 from upt_zoo.backbone import Backbone, resolve_backbone
 from upt_zoo.errors import InvalidSpec
@@ -83,8 +84,11 @@ class Pretrainer:
         *,
         folder: Path | None,
         initial: Mapping[str, Array] | None = None,
+        team: Team = ALONE,
     ) -> None:
-        self.recipe = recipe.model_copy(update={"precision": ran_in(recipe)})
+        team.check_device()
+        self._team = team
+        self.recipe = recipe.model_copy(update={"precision": ran_in(recipe, team.device)})
         self.backbone = resolve_backbone(recipe.backbone)
         self._initial = initial
         self._corpus = read_corpus(recipe, folder)
@@ -115,7 +119,11 @@ class Pretrainer:
         learner = self._learner(spec)
         stored = read_head(self.backbone)
         config = self.backbone.config
-        head = stored or start_head(config.hidden_size, config.vocab_size)
+        drawn = stored or start_head(config.hidden_size, config.vocab_size)
+        head = {
+            name: tensor.detach().to(self._team.device).requires_grad_()
+            for name, tensor in drawn.items()
+        }
         rates = dict.fromkeys(head, self.recipe.head_rate)
         steps, seconds, curve = 0, 0.0, None  # the curve is of the last phase
         if stored is None or self.recipe.method == "head":
@@ -178,6 +186,7 @@ class Pretrainer:
             evaluate=(lambda: self._score(loss)) if self._holdout else None,
             reporter=reporter,
             checkpoint=checkpoint,
+            team=self._team,
         )
         trainer.run(self._train)
         return trainer.progress
@@ -204,9 +213,14 @@ class Pretrainer:
     def _learner(self, spec: AdapterSpec) -> Learner:
         dtype = DTYPES[self.recipe.precision]
         if self.recipe.method == "full":
-            tensors = load_tensors(self.backbone)
+            tensors = load_tensors(self.backbone, device=self._team.device)
             return FullLearner(self.recipe, spec, self.backbone.config, tensors, dtype=dtype)
-        encoder = load_encoder(self.backbone, dtype=dtype, is_int8=self.recipe.precision == "int8")
+        encoder = load_encoder(
+            self.backbone,
+            dtype=dtype,
+            device=self._team.device,
+            is_int8=self.recipe.precision == "int8",
+        )
         parts = [part.length for part in (spec.prompt, spec.prefix) if part is not None]
         initial = self._initial
         return AdapterLearner(
@@ -232,7 +246,7 @@ class Pretrainer:
     def _backbone_tensors(self, learner: Learner, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors = load_tensors(self.backbone)
         if self.recipe.method == "full":
-            tensors = {name: learner.weights[name].detach() for name in tensors}
+            tensors = {name: learner.weights[name].detach().cpu() for name in tensors}
         return tensors | checkpoint_names(head, self.backbone.config.model_type)
 
     def _draft_spec(self) -> AdapterSpec:
@@ -262,7 +276,7 @@ class Pretrainer:
                 recipe=recipe.model_dump(mode="json"),
                 seed=recipe.seed,
                 code_version=importlib.metadata.version("upt-zoo"),
-                precision=ran_in(recipe),
+                precision=ran_in(recipe, self._team.device),
                 metrics={},
                 trained_parameters=0,
                 served_parameters=0,

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from upt_training.loop import Progress as RunProgress
 from upt_training.loop import Reporter
+from upt_training.team import ALONE, Team
 
 _EVERY_S = 10.0  # between two JSON lines of steps
 
@@ -43,6 +44,16 @@ class JsonReporter:
     def _write(self, **values: object) -> None:
         self._stream.write(json.dumps(values) + "\n")
         self._stream.flush()
+
+
+class SilentReporter:
+    """Says nothing: for a process whose team has one that reports."""
+
+    def step(self, progress: RunProgress, *, steps: int, loss: float) -> None:
+        """Hear of a finished step."""
+
+    def epoch(self, progress: RunProgress, *, holdout: Mapping[str, float] | None) -> None:
+        """Hear of a finished epoch."""
 
 
 class CurveReporter:
@@ -138,11 +149,16 @@ class TableReporter:
 
 
 @contextmanager
-def reporting(stream: TextIO, *, as_json: bool, curve: Path | None = None) -> Iterator[Reporter]:
+def reporting(
+    stream: TextIO, *, as_json: bool, curve: Path | None = None, team: Team = ALONE
+) -> Iterator[Reporter]:
     """Report on ``stream``, by a live table if it is a terminal and JSON is not asked for.
 
-    The curve goes into the CSV file ``curve``, too.
+    The curve goes into the CSV file ``curve``, too. Of a team's processes the first one reports.
     """
+    if not team.leads:
+        yield SilentReporter()
+        return
     with _shown(stream, as_json=as_json) as reporter:
         yield reporter if curve is None else CurveReporter(curve, reporter)
 

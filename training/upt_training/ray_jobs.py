@@ -21,7 +21,8 @@ _RETRIES = 5  # a worker that dies again and again has a fault of its own, such 
 def in_parallel(jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
     """Do the jobs on all CPUs that Ray has, each on its ``threads``, one without; as they end.
 
-    Without a running cluster one is started here until the last job is done.
+    One whose device is not the CPU also takes a GPU of Ray's for itself. Without a running cluster
+    one is started here until the last job is done.
 
     Raises:
         RayTaskError: a fault of upt in a worker.
@@ -35,7 +36,8 @@ def in_parallel(jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
         for job in jobs:
             threads = job.threads or 1
             light = replace(job, initial=None, threads=threads)
-            task = train.options(name=job.name, num_cpus=threads)
+            gpus = 0 if job.team.device == "cpu" else 1
+            task = train.options(name=job.name, num_cpus=threads, num_gpus=gpus)
             waiting[task.remote(light, shared[job.recipe.initial_adapter])] = job
         while waiting:
             (done,), _ = ray.wait(list(waiting))

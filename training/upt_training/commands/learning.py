@@ -10,6 +10,7 @@ import typer
 from upt_training.commands.pinning import pin_start
 from upt_training.options import (
     DataFolder,
+    Device,
     NoPublish,
     NoTexts,
     Threads,
@@ -91,18 +92,21 @@ def run(
     no_texts: NoTexts = False,
     data: DataFolder = None,
     home: Home = None,
+    device: Device = "cpu",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate on dev and test files, register in the zoo, and report.
 
     A run that was interrupted goes on where it was when it is started again. Several recipes,
-    methods and seeds are a queue, seed by seed, and for each seed method by method.
+    methods and seeds are a queue, seed by seed, and for each seed method by method. Processes that
+    torchrun starts share each run, one --device cuda each.
     """
     from upt_training.checkpoints import user_checkpoints
-    from upt_training.jobs import Job, perform
+    from upt_training.jobs import Job
     from upt_training.plan import multiply
-    from upt_training.records import find_record, record_file
+    from upt_training.records import find_record
+    from upt_training.team import joined
     from upt_zoo.catalogue import home_store
     from upt_zoo.references import is_version
 
@@ -116,26 +120,23 @@ def run(
     for planned in queue:
         if planned.recipe.initial_adapter is None:  # others may start from what will be published
             find_record(records, planned.recipe)
-    for planned in queue:
-        recipe, initial = pin_start(context, planned.recipe, home)
-        job = Job(
-            recipe=recipe,
-            data=planned.data,
-            initial=initial,
-            checkpoints=user_checkpoints(),
-            store=None if no_publish else home_store(home).root,
-            records=records,
-            curves=curves,
-            max_minutes=max_minutes,
-            version=version,
-            threads=threads,
-        )
-        if records is not None and job.record() is not None:
-            typer.echo(f"{record_file(records, recipe)} exists: skipped", err=True)
-            continue
-        record = perform(job, as_json=as_json)
-        _print(record, as_json=as_json)
-        _report(job, record, report, has_texts=not no_texts, as_json=as_json)
+    with joined(device) as team:
+        for planned in queue:
+            recipe, initial = pin_start(context, planned.recipe, home)
+            job = Job(
+                recipe=recipe,
+                data=planned.data,
+                initial=initial,
+                checkpoints=user_checkpoints(),
+                store=None if no_publish else home_store(home).root,
+                records=records,
+                curves=curves,
+                max_minutes=max_minutes,
+                version=version,
+                threads=threads,
+                team=team,
+            )
+            _do(job, report, has_texts=not no_texts, as_json=as_json)
 
 
 def search(
@@ -154,6 +155,7 @@ def search(
     no_publish: NoPublish = False,
     data: DataFolder = None,
     home: Home = None,
+    device: Device = "cpu",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -164,8 +166,10 @@ def search(
     from upt_training.progress import reporting
     from upt_training.records import record_file
     from upt_training.search import trial_of, trials_of, with_trials
+    from upt_training.team import alone_on
     from upt_zoo.catalogue import home_store
 
+    team = alone_on(device)
     (planned,) = _plan([recipe], [], data)
     file = record_file(records, planned.recipe) if records else None
     if file is not None and file.exists():
@@ -175,7 +179,7 @@ def search(
     share_s = None if max_minutes is None else max_minutes * 60 / runs
     tried, checkpoints = [], []
     for each in trials_of(started, runs):
-        experiment = Experiment(each, data_folder=planned.data, initial=initial)
+        experiment = Experiment(each, data_folder=planned.data, initial=initial, team=team)
         checkpoints.append(checkpoint_file(user_checkpoints(), each.task_name, experiment.recipe))
         with reporting(sys.stderr, as_json=as_json) as reporter:
             fitted = experiment.fit(reporter, checkpoint=checkpoints[-1], max_seconds=share_s)
@@ -191,8 +195,9 @@ def search(
         records=records,
         max_minutes=None if share_s is None else share_s / 60,
         version=version,
+        team=team,
     )
-    experiment = Experiment(job.recipe, data_folder=job.data, initial=initial)
+    experiment = Experiment(job.recipe, data_folder=job.data, initial=initial, team=team)
     _print(keep(job, experiment, experiment.finish(fitted)), as_json=as_json)
     for checkpoint in checkpoints:
         checkpoint.unlink(missing_ok=True)
@@ -216,6 +221,7 @@ def pretrain(
     ] = None,
     data: DataFolder = None,
     home: Home = None,
+    device: Device = "cpu",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -225,6 +231,7 @@ def pretrain(
     from upt_training.pretrainer import Pretrainer, write_backbone
     from upt_training.pretraining import read_pretraining
     from upt_training.progress import reporting
+    from upt_training.team import alone_on
     from upt_zoo.catalogue import home_store
 
     wanted = read_pretraining(recipe)
@@ -238,7 +245,8 @@ def pretrain(
     pinned, initial = pin_start(context, wanted, home)
     set_threads(threads)
     folder = data if isinstance(wanted.task, str) else recipe.parent
-    pretrainer = Pretrainer(pinned, folder=folder, initial=initial)
+    team = alone_on(device)
+    pretrainer = Pretrainer(pinned, folder=folder, initial=initial, team=team)
     checkpoint = checkpoint_file(user_checkpoints(), wanted.name, pretrainer.recipe)
     with reporting(sys.stderr, as_json=as_json) as reporter:
         found = pretrainer.run(reporter, checkpoint=checkpoint)
@@ -268,6 +276,22 @@ def _plan(files: "Sequence[Path]", tasks: "Sequence[str]", data: Path | None) ->
     if bool(files) == bool(tasks):
         raise InvalidInput("expected recipe files or --task NAME, and not both")
     return plan_of_tasks(tasks, data) if tasks else plan_of_files(files, data)
+
+
+def _do(job: "Job", report: Path | None, *, has_texts: bool, as_json: bool) -> None:
+    """Do a run that has no record yet, and say what came of it."""
+    from upt_training.jobs import perform
+    from upt_training.records import record_file
+
+    says = job.team.leads
+    if job.records is not None and job.record() is not None:
+        if says:
+            typer.echo(f"{record_file(job.records, job.recipe)} exists: skipped", err=True)
+        return
+    record = perform(job, as_json=as_json)
+    if says:
+        _print(record, as_json=as_json)
+        _report(job, record, report, has_texts=has_texts, as_json=as_json)
 
 
 def _report(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from upt_training.commands.pinning import pin_start
-from upt_training.options import DataFolder, NoPublish, Threads
+from upt_training.options import DataFolder, Device, NoPublish, Threads
 from upt_zoo.errors import Corrupt, InvalidInput
 from upt_zoo.options import AsJson, Home
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from upt_training.plan import Planned
     from upt_training.recipe import Recipe
     from upt_training.records import Record
+    from upt_training.team import Team
     from upt_zoo.tensors import Array
 
 
@@ -51,16 +52,19 @@ def sweep(
     no_publish: NoPublish = False,
     data: DataFolder = None,
     home: Home = None,
+    device: Device = "cpu",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Do all runs of a file, print their table and register each task's best adapter.
 
     Started again, it goes on where it was. With Ray the runs share its CPUs, one each or as many as
-    --threads says. A run that fails does not end the others, but nothing is registered then.
+    --threads says, and for --device cuda its GPUs, one each. A run that fails does not end the
+    others, but nothing is registered then.
     """
     from upt_training.registration import best_of, register
     from upt_training.sweep import check_choice, read_sweep
+    from upt_training.team import alone_on
     from upt_zoo.catalogue import home_store
     from upt_zoo.local.files import locked
     from upt_zoo.local.store import Store
@@ -68,6 +72,7 @@ def sweep(
     is_installed = importlib.util.find_spec("ray") is not None
     if ray and not is_installed:
         raise InvalidInput("--ray: expected Ray, it is not installed; install the extra [ray]")
+    team = alone_on(device)
     wanted = read_sweep(file)
     planned = wanted.plan(file.parent.absolute(), data=data)
     if not no_publish:
@@ -76,7 +81,7 @@ def sweep(
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock", timeout_s=_LOCK_S):
         jobs = [
-            _job(run, start, out, max_minutes=wanted.max_minutes, threads=threads)
+            _job(run, start, out, max_minutes=wanted.max_minutes, threads=threads, team=team)
             for run, start in _starts(context, planned, out / "starts.json", home)
         ]
         records, failures = _do(jobs, as_json=as_json, ray=is_installed if ray is None else ray)
@@ -141,6 +146,7 @@ def _job(
     *,
     max_minutes: float | None,
     threads: int | None,
+    team: "Team",
 ) -> "Job":
     from upt_training.jobs import Job
 
@@ -155,6 +161,7 @@ def _job(
         curves=out / "curves",
         max_minutes=max_minutes,
         threads=threads,
+        team=team,
     )
 
 

@@ -6,12 +6,13 @@ are used where they exist and otherwise the public ``linear`` stands in.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from upt_zoo.nn.devices import is_bf16_fast
 
 _Project = Callable[[Tensor], Tensor]
 
@@ -124,18 +125,6 @@ class _InputGradientOnly(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
         linear: FrozenLinear = ctx.linear  # type: ignore[attr-defined]  # set in forward
         return linear.project_back(gradient.contiguous()), None
-
-
-def is_bf16_fast() -> bool:
-    """Tell whether this CPU multiplies bf16 in hardware; where it does not, fp32 is faster.
-
-    Asks the operating system's list of the CPU's features, since torch has no public question.
-    """
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        return False
-    return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
 def _pack(weight: Tensor, bias: Tensor | None) -> _Project:
