@@ -47,4 +47,7 @@ class TorchRunner:
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """Return each row's logits, in the rows' order, as ``upt_zoo.nn.heads`` forms them."""
         with torch.inference_mode():
-            return [logits.float().cpu().numpy() for logits in forward(self._encoder, rows)]
+            logits = [each.float() for each in forward(self._encoder, rows)]
+            flat = torch.cat([each.flatten() for each in logits]).cpu()  # in one go from a GPU
+        parts = torch.split(flat, [each.numel() for each in logits])
+        return [part.view(each.shape).numpy() for part, each in zip(parts, logits, strict=True)]

@@ -19,7 +19,7 @@ from upt_testing.adapters import (
     tiny_spec,
 )
 from upt_testing.rows import sentiment_rows, write_split
-from upt_training import learner, masking
+from upt_training import masking
 from upt_training.batches import UNTAGGED, Feature, Target
 from upt_training.comparisons import Ia3Learner, StackedLearner
 from upt_training.components import components_of
@@ -31,7 +31,7 @@ from upt_training.progress import SilentReporter
 from upt_training.recipe import Method, Recipe
 from upt_training.team import Team
 from upt_zoo.backbone import Backbone
-from upt_zoo.nn import forward
+from upt_zoo.nn import forward, packing
 from upt_zoo.nn.encoder import build_encoder, load_tensors
 from upt_zoo.spec import AdapterSpec, Head
 from upt_zoo.tokenization import TokenRow
@@ -52,8 +52,7 @@ def _packed(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return call
 
-    for module in (forward, learner, masking):
-        monkeypatch.setattr(module, "pack", for_real(module.pack))
+    monkeypatch.setattr(forward, "pack", for_real(packing.pack))
     monkeypatch.setattr(masking, "mask_row", for_real(masking.mask_row))
 
 

@@ -85,10 +85,20 @@ def torch_tensors(spec: AdapterSpec, seed: int) -> dict[str, Tensor]:
 
 
 def last_hidden_states(
-    encoder: Encoder, rows: Sequence[Row], *, bucket_multiple: int = 1, token_multiple: int = 1
+    encoder: Encoder,
+    rows: Sequence[Row],
+    *,
+    bucket_multiple: int = 1,
+    token_multiple: int = 1,
+    is_rectangular: bool = False,
 ) -> list[Float[Tensor, "real hidden"]]:
     """Run one mixed batch; return the states of each row's real tokens, in the rows' order."""
-    batch = pack(rows, bucket_multiple=bucket_multiple, token_multiple=token_multiple)
+    batch = pack(
+        rows,
+        bucket_multiple=bucket_multiple,
+        token_multiple=token_multiple,
+        is_rectangular=is_rectangular,
+    )
     hidden = run_layers(encoder, batch, embed(encoder, batch))[batch.real_tokens]
     states = [hidden] * len(rows)
     for packed, place in enumerate(batch.order):

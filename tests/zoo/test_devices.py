@@ -48,7 +48,7 @@ def test_every_kind_of_adapter_stays_on_the_encoders_device(
     with fake:
         encoder = fake_encoder(backbone, tensors, dtype)
         rows = rows_on(encoder, backbone)
-    packed = pack(rows)  # laid out on the CPU, by numpy
+    packed = pack(rows * 2, is_rectangular=True)  # laid out on the CPU, by numpy
     with fake, torch.inference_mode():
         batch = packed.to(encoder.device)
         for logits in row_logits(batch, run_layers(encoder, batch, embed(encoder, batch))):

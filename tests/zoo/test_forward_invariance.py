@@ -3,7 +3,7 @@
 Each trap that public implementations of these methods fall into has a test here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypedDict
 
@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from upt_testing.adapters import (
     BOTTLENECK,
@@ -39,6 +40,7 @@ from upt_zoo.backbone import Backbone, resolve_backbone
 from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.encoder import Encoder, load_encoder, load_tensors
 from upt_zoo.nn.forward import forward
+from upt_zoo.nn.layers import embed, run_layers
 from upt_zoo.nn.packing import Row, pack
 from upt_zoo.spec import AdapterSpec, Bottleneck, Lora, Prefix, Prompt
 
@@ -172,7 +174,7 @@ def padded_states_against_the_loop(
     weights, tensors = load_tensors(backbone), torch_tensors(spec, 5)
     adapter = prepare(spec, tensors, dtype=torch.float64)
     rows = [random_row(exact_encoder, adapter, length, seed=length) for length in LENGTHS]
-    states = last_hidden_states(exact_encoder, rows, **PADDED)
+    states = last_hidden_states(exact_encoder, rows, bucket_multiple=64, token_multiple=256)
     return max(
         distance(
             ours,
@@ -321,6 +323,64 @@ def test_rows_are_fused_by_adapter_and_adapters_by_structure(
     segments = [[part.adapter for part in group.segments] for group in batch.groups]
     assert sorted(map(len, segments)) == [1, 2]
     assert {id(adapter) for group in segments for adapter in group} == {*map(id, adapters)}
+
+
+# As few kernels as can be, for GPUs
+
+
+def test_one_product_for_all_adapters_gives_what_one_each_gives(
+    backbone: Backbone, exact_encoder: Encoder
+) -> None:
+    specs = mixed_specs(backbone.identity) * 2  # two adapters of each kind
+    rows = mixed_rows(exact_encoder, specs, dtype=torch.float64, longest=64)
+    rows += rows[::2]  # some have two rows
+    groups = pack(rows, is_rectangular=True).groups
+    assert all(group.rectangle is not None for group in groups)
+    one_each = last_hidden_states(exact_encoder, rows)
+    together = last_hidden_states(exact_encoder, rows, bucket_multiple=64, is_rectangular=True)
+    assert worst(together, one_each) < EXACT
+
+
+def test_a_rectangle_of_padding_is_left_out(encoder: Encoder, backbone: Backbone) -> None:
+    spec = tiny_spec(backbone=backbone.identity, **LORA_GATED)
+    adapters = [ready(spec, seed=seed, dtype=torch.float32) for seed in range(20)]
+    lengths = [300] + [3] * 19
+    rows = [
+        random_row(encoder, adapter, length, seed=0)
+        for adapter, length in zip(adapters, lengths, strict=True)
+    ]
+    assert pack(rows, is_rectangular=True).groups[0].rectangle is None
+    assert pack(rows[1:], is_rectangular=True).groups[0].rectangle is not None
+
+
+class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Counts what torch is asked for."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_more_adapters_are_hardly_more_kernels(encoder: Encoder, backbone: Backbone) -> None:
+    spec = tiny_spec(backbone=backbone.identity, **UNIPELT_PROMPT)
+    counts = []
+    for adapters in (2, 32):
+        prepared = [ready(spec, seed=seed, dtype=torch.float32) for seed in range(adapters)]
+        rows = [random_row(encoder, prepared[i % adapters], 5 + i, seed=i) for i in range(32)]
+        batch = pack(rows, bucket_multiple=64, is_rectangular=True)
+        hidden = embed(encoder, batch)
+        with torch.inference_mode(), Operators() as operators:  # type: ignore[no-untyped-call]  # too
+            run_layers(encoder, batch, hidden)
+        counts.append(operators.count)
+    assert counts[0] == counts[1]
 
 
 # Precision

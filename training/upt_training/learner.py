@@ -17,8 +17,9 @@ from upt_zoo.backbone import EncoderConfig
 from upt_zoo.errors import InvalidSpec
 from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.encoder import Encoder, build_encoder
+from upt_zoo.nn.forward import lay_out
 from upt_zoo.nn.layers import embed, run_layers
-from upt_zoo.nn.packing import Row, pack
+from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec
 
 _REPARAMETRISATION = "reparametrisation"  # trained names that are not part of the served layout
@@ -259,7 +260,7 @@ def _own_keys_and_values(
     )
     head = _start_head(spec, encoder.device)
     adapter = prepare(bare, head, dtype=encoder.dtype, device=encoder.device)
-    batch = pack([Row(ids=ids, type_ids=[0] * len(ids), adapter=adapter)]).to(encoder.device)
+    batch = lay_out(encoder, [Row(ids=ids, type_ids=[0] * len(ids), adapter=adapter)])
     keys, values = [], []
     with torch.no_grad():
         hidden = embed(encoder, batch)

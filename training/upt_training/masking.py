@@ -21,8 +21,9 @@ from upt_zoo.backbone import Backbone
 from upt_zoo.errors import InvalidSpec
 from upt_zoo.nn.adapter import PreparedAdapter
 from upt_zoo.nn.encoder import Encoder
+from upt_zoo.nn.forward import lay_out
 from upt_zoo.nn.layers import embed, run_layers
-from upt_zoo.nn.packing import Row, pack
+from upt_zoo.nn.packing import Row
 from upt_zoo.spec import Family
 
 _MASKED, _RANDOM = 0.8, 0.1
@@ -238,8 +239,7 @@ def head_logits(head: Mapping[str, Tensor], hidden: Tensor, words: Tensor, *, ep
 
 def _real_states(encoder: Encoder, rows: Sequence[Row], dropout: float) -> Tensor:
     """Return the last states [token, hidden] of all rows' real tokens, in the rows' order."""
-    packed = pack(rows, bucket_multiple=BUCKET_MULTIPLE, token_multiple=TOKEN_MULTIPLE)
-    batch = packed.to(encoder.device)
+    batch = lay_out(encoder, rows, bucket_multiple=BUCKET_MULTIPLE, token_multiple=TOKEN_MULTIPLE)
     hidden = run_layers(encoder, batch, embed(encoder, batch), dropout=dropout)
     real = hidden.index_select(0, batch.real_tokens)
     parts: list[Tensor] = [real] * len(rows)

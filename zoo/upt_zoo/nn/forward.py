@@ -7,7 +7,9 @@ from torch import Tensor
 from upt_zoo.nn.encoder import Encoder
 from upt_zoo.nn.heads import row_logits
 from upt_zoo.nn.layers import embed, run_layers
-from upt_zoo.nn.packing import Row, pack
+from upt_zoo.nn.packing import Batch, Row, pack
+
+_GPU_BUCKETS = 64  # tokens: on a GPU a kernel more takes longer than a few padded rows
 
 
 def forward(
@@ -24,7 +26,20 @@ def forward(
     other rows beyond the rounding of the encoder's dtype. The multiples are those of
     ``packing.pack``; ``dropout`` is for training only.
     """
-    packed = pack(rows, bucket_multiple=bucket_multiple, token_multiple=token_multiple)
-    batch = packed.to(encoder.device)
+    batch = lay_out(encoder, rows, bucket_multiple=bucket_multiple, token_multiple=token_multiple)
     hidden = run_layers(encoder, batch, embed(encoder, batch), dropout=dropout)
     return row_logits(batch, hidden)
+
+
+def lay_out(
+    encoder: Encoder, rows: Sequence[Row], *, bucket_multiple: int = 1, token_multiple: int = 1
+) -> Batch:
+    """Pack rows for an encoder, on its device; on others than CPUs for as few kernels as can be."""
+    is_gpu = encoder.device.type != "cpu"
+    packed = pack(
+        rows,
+        bucket_multiple=max(bucket_multiple, _GPU_BUCKETS) if is_gpu else bucket_multiple,
+        token_multiple=token_multiple,
+        is_rectangular=is_gpu,
+    )
+    return packed.to(encoder.device)

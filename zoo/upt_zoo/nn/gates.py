@@ -7,8 +7,9 @@ from torch import Tensor
 
 from upt_zoo.layout import gate_names
 from upt_zoo.nn.encoder import Encoder
+from upt_zoo.nn.forward import lay_out
 from upt_zoo.nn.layers import embed, run_layers
-from upt_zoo.nn.packing import Row, pack
+from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec
 
 
@@ -20,7 +21,7 @@ def mean_gates(encoder: Encoder, spec: AdapterSpec, rows: Sequence[Row]) -> list
     """
     layers: list[list[Tensor]] = [[] for _ in encoder.layers]
     with torch.inference_mode():
-        batch = pack(rows).to(encoder.device)
+        batch = lay_out(encoder, rows)
         run_layers(
             encoder,
             batch,

@@ -16,7 +16,7 @@ from torch.nn import functional
 from upt_zoo.nn.adapter import LowRank, PreparedLayer
 from upt_zoo.nn.dropout import drop
 from upt_zoo.nn.encoder import Encoder, EncoderLayer
-from upt_zoo.nn.packing import Batch, Bucket, Group
+from upt_zoo.nn.packing import Batch, Bucket, Group, Rectangle
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
@@ -202,13 +202,18 @@ def _down(
 
     A gate is the mean over the row's own tokens, prompt included, of sigmoid(x w + b).
     """
-    first = group.tokens.start
-    low = _join(
-        [
-            torch.addmm(part.bias, x[_shift(segment.tokens, first)], part.down)
-            for part, segment in zip(parts, group.segments, strict=True)
-        ]
-    )
+    if group.rectangle is not None:
+        bias = torch.stack([part.bias for part in parts]).index_select(0, group.segment_of_row)
+        low = _by_row(group, group.rectangle, x, [part.down for part in parts])
+        low = low + bias.index_select(0, group.row_of_token)
+    else:
+        first = group.tokens.start
+        low = _join(
+            [
+                torch.addmm(part.bias, x[_shift(segment.tokens, first)], part.down)
+                for part, segment in zip(parts, group.segments, strict=True)
+            ]
+        )
     if not parts[0].gates:
         return low, None
     width = low.shape[1] - parts[0].gates
@@ -222,6 +227,8 @@ def _up(
     low: Float[Tensor, "token rank"],
 ) -> Float[Tensor, "token output"]:
     """Return y + low up, each segment with its own ``up``."""
+    if group.rectangle is not None:
+        return y + _by_row(group, group.rectangle, low, [part.up for part in parts])
     first = group.tokens.start
     slices = [_shift(segment.tokens, first) for segment in group.segments]
     return _join(
@@ -230,6 +237,15 @@ def _up(
             for part, where in zip(parts, slices, strict=True)
         ]
     )
+
+
+def _by_row(
+    group: Group, rectangle: Rectangle, x: Float[Tensor, "token input"], weights: Sequence[Tensor]
+) -> Float[Tensor, "token output"]:
+    """Return x W with the W of each row's own segment, as one product."""
+    own = torch.stack(list(weights)).index_select(0, group.segment_of_row)
+    padded = x.index_select(0, rectangle.tokens).view(own.shape[0], rectangle.length, -1)
+    return torch.bmm(padded, own).flatten(0, 1).index_select(0, rectangle.places)
 
 
 def _row_means(group: Group, values: Float[Tensor, "token gate"]) -> Float[Tensor, "row gate"]:
@@ -293,7 +309,8 @@ def _attention(
     mask: Float[Tensor, "row 1 1 key"] | None,
 ) -> Float[Tensor, "row head token size"]:
     """Softmax(q kᵀ / √size + mask) v."""
-    if query.dtype == torch.float32 and key.shape[2] >= _FLASH_FROM_KEYS:
+    is_cpu = query.device.type == "cpu"
+    if not is_cpu or (query.dtype == torch.float32 and key.shape[2] >= _FLASH_FROM_KEYS):
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     scores = torch.matmul(query / math.sqrt(query.shape[3]), key.transpose(2, 3))
     if mask is not None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from upt_zoo.nn.adapter import PreparedAdapter, Structure
 
 _Index = NDArray[np.int64]
+_MOST_PLACES = 8  # of a rectangle, for each token in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +67,29 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rectangle:
+    """A group's rows as [row, length], for products in which each row has weights of its own.
+
+    ``tokens`` counts from the group's first; rows shorter than ``length`` repeat a token of their
+    own. ``places`` says where each of the group's tokens stands among them.
+    """
+
+    tokens: Int[Tensor, "place"]
+    places: Int[Tensor, "token"]
+    length: int
+
+    def to(self, device: torch.device) -> "Rectangle":
+        """Return it with its tensors on a device."""
+        return replace(self, tokens=self.tokens.to(device), places=self.places.to(device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """Segments of one structure: their small operators run as one.
 
     ``row_of_token`` counts rows from the group's first, ``row_lengths`` counts prompt and real
-    tokens, ``segment_of_row`` counts segments.
+    tokens, ``segment_of_row`` counts segments. With a ``rectangle`` the segments' low-rank products
+    are one, without it one each.
     """
 
     structure: Structure
@@ -81,6 +100,7 @@ class Group:
     row_lengths: Int[Tensor, "row 1"]
     segment_of_row: Int[Tensor, "row"]
     buckets: tuple[Bucket, ...]
+    rectangle: Rectangle | None
 
     def to(self, device: torch.device) -> "Group":
         """Return it with its tensors on a device."""
@@ -90,6 +110,7 @@ class Group:
             row_lengths=self.row_lengths.to(device),
             segment_of_row=self.segment_of_row.to(device),
             buckets=tuple(bucket.to(device) for bucket in self.buckets),
+            rectangle=None if self.rectangle is None else self.rectangle.to(device),
         )
 
 
@@ -130,16 +151,23 @@ class Batch:
         )
 
 
-def pack(rows: Sequence[Row], *, bucket_multiple: int = 1, token_multiple: int = 1) -> Batch:
+def pack(
+    rows: Sequence[Row],
+    *,
+    bucket_multiple: int = 1,
+    token_multiple: int = 1,
+    is_rectangular: bool = False,
+) -> Batch:
     """Lay out a non-empty batch.
 
     ``bucket_multiple`` rounds lengths up so that fewer, masked buckets form; ``token_multiple``
-    appends tokens that belong to no row, so that fewer distinct shapes occur. Both trade a little
-    arithmetic for fewer kernels; 1 switches them off.
+    appends tokens that belong to no row, so that fewer distinct shapes occur; 1 switches them off.
+    ``is_rectangular`` gives groups of several segments a rectangle, unless most of it would be
+    padding. All trade arithmetic for fewer kernels.
     """
     order = sorted(range(len(rows)), key=lambda i: _sort_key(rows[i]))
     layout = _RowLayout([rows[i] for i in order], token_multiple)
-    groups = tuple(_groups(layout, bucket_multiple))
+    groups = tuple(_groups(layout, bucket_multiple, is_rectangular=is_rectangular))
     return Batch(
         ids=_long([id_ for row in layout.rows for id_ in row.ids]),
         type_ids=_long([id_ for row in layout.rows for id_ in row.type_ids]),
@@ -191,16 +219,22 @@ def _sort_key(row: Row) -> tuple[int, int, int]:
     return hash(row.adapter.structure), id(row.adapter), len(row.ids)
 
 
-def _groups(layout: _RowLayout, bucket_multiple: int) -> list[Group]:
+def _groups(layout: _RowLayout, bucket_multiple: int, *, is_rectangular: bool) -> list[Group]:
     rows = layout.rows
     runs = groupby(range(len(rows)), key=lambda i: rows[i].adapter.structure)
-    return [_group(layout, list(indices), bucket_multiple) for _, indices in runs]
+    return [
+        _group(layout, list(indices), bucket_multiple, is_rectangular=is_rectangular)
+        for _, indices in runs
+    ]
 
 
-def _group(layout: _RowLayout, indices: list[int], bucket_multiple: int) -> Group:
+def _group(
+    layout: _RowLayout, indices: list[int], bucket_multiple: int, *, is_rectangular: bool
+) -> Group:
     first, last = indices[0], indices[-1] + 1
     lengths = layout.lengths[first:last]
     segments = _segments(layout, indices)
+    is_rectangular &= len(segments) > 1
     return Group(
         structure=layout.rows[first].adapter.structure,
         segments=segments,
@@ -214,6 +248,19 @@ def _group(layout: _RowLayout, indices: list[int], bucket_multiple: int) -> Grou
             )
         ),
         buckets=_buckets(layout.starts[first:last], lengths, bucket_multiple),
+        rectangle=_rectangle(lengths) if is_rectangular else None,
+    )
+
+
+def _rectangle(lengths: _Index) -> Rectangle | None:
+    """Lay out rows of these lengths; None if it had too many places for its tokens."""
+    rows, length, total = len(lengths), int(lengths.max()), int(lengths.sum())
+    if rows * length > _MOST_PLACES * total:
+        return None
+    bucket = _bucket(np.arange(rows), np.cumsum(lengths) - lengths, lengths)
+    is_there = np.arange(length) < lengths[:, None]
+    return Rectangle(
+        tokens=bucket.tokens, places=_tensor(np.flatnonzero(is_there)), length=bucket.length
     )
 
 
