@@ -31,6 +31,11 @@ class Split:
     file: DataFile
     examples: tuple[Example, ...]
 
+    @property
+    def name(self) -> str:
+        """The split's: ``dev`` of ``sst2/dev``."""
+        return self.file.name.rpartition("/")[2]
+
 
 def read_split(task: Task, split: str, *, folder: Path | None) -> Split:
     """Read a split of the task from ``folder`` (``UPT_DATA_DIR``), or from the hub without one.

@@ -282,14 +282,17 @@ class Experiment:
         wide: dict[str, Array] = {
             name: tensor.numpy() for name, tensor in learner.served_tensors().items()
         }
-        metrics, outcomes = self._score_splits(learner, spec, wide, splits)
         narrow: dict[str, Array] = {
             name: tensor.astype(np.float16) for name, tensor in wide.items()
         }
-        narrow_metrics, narrow_outcomes = self._score_splits(learner, spec, narrow, splits)
-        dev = [name for name in metrics if name.startswith("dev")]
-        is_same = all(round(metrics[name], 1) == round(narrow_metrics[name], 1) for name in dev)
-        return (narrow, narrow_metrics, narrow_outcomes) if is_same else (wide, metrics, outcomes)
+        dev = [split for split in splits if split.name.startswith("dev")]
+        in_wide = self._score_splits(learner, spec, wide, dev)
+        in_narrow = self._score_splits(learner, spec, narrow, dev)
+        is_same = all(round(v, 1) == round(in_narrow[0][name], 1) for name, v in in_wide[0].items())
+        tensors, (metrics, outcomes) = (narrow, in_narrow) if is_same else (wide, in_wide)
+        others = [split for split in splits if split not in dev]
+        more_metrics, more_outcomes = self._score_splits(learner, spec, tensors, others)
+        return tensors, metrics | more_metrics, outcomes | more_outcomes
 
     def _frozen_encoder(self, dtype: torch.dtype) -> Encoder:
         return load_encoder(
@@ -311,11 +314,10 @@ class Experiment:
         metrics: dict[str, float] = {}
         outcomes = {}
         for split in splits:
-            name = split.file.name.rpartition("/")[2]
             answers = self._answers(encoder, adapter, spec, split.examples)
             scores = score(self.task, split.examples, answers)
-            metrics |= {f"{name}/{metric}": value for metric, value in scores.items()}
-            outcomes[name] = outcomes_of(self.task, split.examples, answers)
+            metrics |= {f"{split.name}/{metric}": value for metric, value in scores.items()}
+            outcomes[split.name] = outcomes_of(self.task, split.examples, answers)
         return metrics, outcomes
 
     def _example(
