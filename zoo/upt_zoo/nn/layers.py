@@ -120,7 +120,7 @@ def _add_lora(
     for group in layer.batch.groups:
         parts = _present([getattr(part, site) for part in layer.of(group)])
         if parts:
-            product, gates = _low_rank(group, parts, x[group.tokens], y[group.tokens])
+            product, gates = _low_rank(group, parts, _part(x, group.tokens), _part(y, group.tokens))
             layer.note(gates)
             changed.append((group, product))
     return _replace(y, changed)
@@ -135,7 +135,8 @@ def _attend(
     for index, group in enumerate(layer.batch.groups):
         parts = _present([part.attention_in for part in layer.of(group)])
         if parts:
-            product, gates = _low_rank(group, parts, hidden[group.tokens], qkv[group.tokens])
+            x, y = _part(hidden, group.tokens), _part(qkv, group.tokens)
+            product, gates = _low_rank(group, parts, x, y)
             layer.note(gates)
             changed.append((group, product))
             prefix_gates[index] = _gates_of_prefix(group, gates)
@@ -185,13 +186,13 @@ def _add_bottleneck(
     for group in layer.batch.groups:
         parts = _present([part.nth_bottleneck(block) for part in layer.of(group)])
         if parts:
-            low, gates = _down(group, parts, adapted[group.tokens])
+            low, gates = _down(group, parts, _part(adapted, group.tokens))
             layer.note(gates)
             low = _ACTIVATIONS[group.structure.bottleneck_activation](low)
             low = torch.cat([low, low.new_ones(low.shape[0], 1)], 1)
             if gates is not None:
                 low = low * gates.to(low.dtype).index_select(0, group.row_of_token)
-            changed.append((group, _up(group, parts, residual[group.tokens], low)))
+            changed.append((group, _up(group, parts, _part(residual, group.tokens), low)))
     return _replace(residual, changed)
 
 
@@ -210,7 +211,7 @@ def _down(
         first = group.tokens.start
         low = _join(
             [
-                torch.addmm(part.bias, x[_shift(segment.tokens, first)], part.down)
+                torch.addmm(part.bias, _part(x, _shift(segment.tokens, first)), part.down)
                 for part, segment in zip(parts, group.segments, strict=True)
             ]
         )
@@ -233,7 +234,7 @@ def _up(
     slices = [_shift(segment.tokens, first) for segment in group.segments]
     return _join(
         [
-            torch.addmm(y[where], low[where], part.up)
+            torch.addmm(_part(y, where), _part(low, where), part.up)
             for part, where in zip(parts, slices, strict=True)
         ]
     )
@@ -337,6 +338,11 @@ def _replace(
         done = group.tokens.stop
     parts.append(y[done:])
     return _join([part for part in parts if part.shape[0]])
+
+
+def _part(x: Float[Tensor, "token input"], where: slice) -> Float[Tensor, "part input"]:
+    """Return some of the tokens; x itself for all, since a slice costs a copy on the way back."""
+    return x if where == slice(0, x.shape[0]) else x[where]
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

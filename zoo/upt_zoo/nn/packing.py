@@ -3,12 +3,13 @@
 Rows are sorted by structure, then adapter, then length. The tokens of all rows stand one behind
 the other, prompt vectors first in each row, with no padding between them:
 
-    group 0                                       group 1            tail
-    ├ segment (adapter a)   ┤├ segment (b)       ┤├ segment (c)     ┤
-    [p p p CLS x x SEP|p p p CLS x SEP|p p CLS x SEP|CLS x x x SEP | . .]
+    group 0                                      group 1
+    ├ segment (adapter a)        ┤├ segment (b) ┤├ segment (c)   tail┤
+    [p p p CLS x x SEP|p p p CLS x SEP|p p CLS x SEP|CLS x x x SEP|. .]
 
 A *segment* is the run of one adapter's rows, a *group* the run of segments with one structure. A
-*bucket* is a set of rows of one group whose attention is computed together.
+*bucket* is a set of rows of one group whose attention is computed together. The *tail*, where there
+is one, is a row that nobody asked for: it goes through all products and is in no bucket.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """The rows of one adapter; slices count rows and tokens of the whole batch."""
+    """The rows of one adapter; slices count rows and tokens of the whole batch.
+
+    ``tokens`` has the tail in it, ``rows`` and ``real_tokens`` have not.
+    """
 
     adapter: PreparedAdapter
     rows: slice
@@ -88,8 +92,8 @@ class Group:
     """Segments of one structure: their small operators run as one.
 
     ``row_of_token`` counts rows from the group's first, ``row_lengths`` counts prompt and real
-    tokens, ``segment_of_row`` counts segments. With a ``rectangle`` the segments' low-rank products
-    are one, without it one each.
+    tokens, ``segment_of_row`` counts segments; all three know the tail as a row. With a
+    ``rectangle`` the segments' low-rank products are one, without it one each.
     """
 
     structure: Structure
@@ -233,22 +237,22 @@ def _group(
 ) -> Group:
     first, last = indices[0], indices[-1] + 1
     lengths = layout.lengths[first:last]
-    segments = _segments(layout, indices)
+    tail = layout.total - layout.used if last == len(layout.rows) else 0
+    whole = np.append(lengths, tail) if tail else lengths
+    segments = _segments(layout, indices, tail)
+    counts = [part.rows.stop - part.rows.start for part in segments]
+    counts[-1] += bool(tail)
     is_rectangular &= len(segments) > 1
     return Group(
         structure=layout.rows[first].adapter.structure,
         segments=segments,
         rows=slice(first, last),
-        tokens=slice(int(layout.starts[first]), int(layout.starts[last])),
-        row_of_token=_tensor(np.repeat(np.arange(len(indices)), lengths)),
-        row_lengths=_tensor(lengths).unsqueeze(1),
-        segment_of_row=_tensor(
-            np.repeat(
-                np.arange(len(segments)), [part.rows.stop - part.rows.start for part in segments]
-            )
-        ),
+        tokens=slice(segments[0].tokens.start, segments[-1].tokens.stop),
+        row_of_token=_tensor(np.repeat(np.arange(len(whole)), whole)),
+        row_lengths=_tensor(whole).unsqueeze(1),
+        segment_of_row=_tensor(np.repeat(np.arange(len(segments)), counts)),
         buckets=_buckets(layout.starts[first:last], lengths, bucket_multiple),
-        rectangle=_rectangle(lengths) if is_rectangular else None,
+        rectangle=_rectangle(whole) if is_rectangular else None,
     )
 
 
@@ -264,14 +268,17 @@ def _rectangle(lengths: _Index) -> Rectangle | None:
     )
 
 
-def _segments(layout: _RowLayout, indices: list[int]) -> tuple[Segment, ...]:
+def _segments(layout: _RowLayout, indices: list[int], tail: int) -> tuple[Segment, ...]:
     runs = groupby(indices, key=lambda i: id(layout.rows[i].adapter))
     spans = [(run[0], run[-1] + 1) for run in (list(indices) for _, indices in runs)]
+    end = spans[-1][1]
     return tuple(
         Segment(
             adapter=layout.rows[first].adapter,
             rows=slice(first, last),
-            tokens=slice(int(layout.starts[first]), int(layout.starts[last])),
+            tokens=slice(
+                int(layout.starts[first]), int(layout.starts[last]) + (tail if last == end else 0)
+            ),
             real_tokens=slice(int(layout.real_starts[first]), int(layout.real_starts[last])),
         )
         for first, last in spans
