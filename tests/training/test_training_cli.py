@@ -304,6 +304,27 @@ def test_a_time_limit_ends_the_schedule(desk: Desk) -> None:
     assert desk.store.versions("sst2") == ("1.0.0",)
 
 
+def test_a_dry_run_says_what_the_run_then_does_and_leaves_nothing(desk: Desk) -> None:
+    recipe = desk.write_recipe("squad", patience=1)
+    dry = desk.run("run", recipe, "--dry-run", "--json")
+    assert (dry.code, dry.stderr) == (0, "")
+    assert desk.store.list() == ()
+    assert desk.checkpoints() == []
+    said = json.loads(dry.stdout)
+    record = Record.model_validate_json(desk.run("run", recipe, "--json").stdout)
+    assert (said["run"], said["device"]) == ("squad-unipelt_prompt-seed1", "cpu")
+    for key, value in {
+        "precision": record.recipe.precision,
+        "train_rows": record.train_rows,
+        "steps": record.steps,
+        "trained_parameters": record.trained_parameters,
+    }.items():
+        assert said[key] == value, key
+    lines = desk.run("run", recipe, "--dry-run").stdout.splitlines()
+    assert lines[0] == "squad-unipelt_prompt-seed1: fp32 on cpu"
+    assert f"at most {record.steps} steps of 8 rows in 2 epochs" in lines[2]
+
+
 def test_tasks_lists_the_catalogue(desk: Desk) -> None:
     lines = desk.run("tasks").stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(TASKS)

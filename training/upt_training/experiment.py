@@ -66,6 +66,23 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outline:
+    """What a run would do: learn from ``train_rows`` in at most ``steps`` steps.
+
+    A long text is several rows of tokens, the longest of which has ``most_tokens``.
+    """
+
+    device: str
+    precision: str
+    train_rows: int
+    holdout_rows: int
+    token_rows: int
+    most_tokens: int
+    steps: int
+    trained_parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
     """What has learnt, before any dev or test file was read."""
 
@@ -110,6 +127,22 @@ class Experiment:
                 f"holdout_rows: {recipe.holdout_rows} of {len(examples)} rows held out leave none "
                 f"to learn from"
             )
+
+    def outline(self) -> Outline:
+        """Say what the run would do, by all that it would start with."""
+        draft = self._draft_spec()
+        features = features_of(self._examples, draft, self._tokenizer)
+        learner = self._learner(draft, self._frozen_encoder(DTYPES[self.recipe.precision]))
+        return Outline(
+            device=self._team.device,
+            precision=self.recipe.precision,
+            train_rows=len(self._examples),
+            holdout_rows=len(self._holdout),
+            token_rows=len(features),
+            most_tokens=max(len(feature.row.ids) for feature in features),
+            steps=math.ceil(len(features) / self.recipe.batch_size) * self.recipe.epochs,
+            trained_parameters=_size(learner),
+        )
 
     def run(
         self,
@@ -380,7 +413,7 @@ class Experiment:
             update={
                 "files": tuple(split.file for split in (*self._train, *splits)),
                 "metrics": metrics,
-                "trained_parameters": sum(w.numel() for w in learner.weights.values()),
+                "trained_parameters": _size(learner),
                 "served_parameters": sum(
                     tensor.numel()
                     for name, tensor in learner.served_tensors().items()
@@ -419,6 +452,10 @@ def _check_class_weights(recipe: Recipe, task: Task) -> None:
             f"class_weights: expected labels of {task.name} ({', '.join(labels)}), "
             f"got {', '.join(named)}"
         )
+
+
+def _size(learner: Learner) -> int:
+    return sum(weight.numel() for weight in learner.weights.values())
 
 
 def _count(shapes: Mapping[str, layout.Shape]) -> int:

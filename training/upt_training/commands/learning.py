@@ -76,6 +76,12 @@ def run(
         typer.Option(help="Folder of run records; what has one is skipped.", file_okay=False),
     ] = None,
     no_publish: NoPublish = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Read all that it takes, say what would be learnt, and learn nothing."
+        ),
+    ] = False,
     curves: Annotated[
         Path | None,
         typer.Option(help="Folder of CSV files, one a run: losses and metrics.", file_okay=False),
@@ -136,7 +142,10 @@ def run(
                 threads=threads,
                 team=team,
             )
-            _do(job, report, has_texts=not no_texts, as_json=as_json)
+            if dry_run:
+                _outline(job, as_json=as_json)
+            else:
+                _do(job, report, has_texts=not no_texts, as_json=as_json)
 
 
 def search(
@@ -276,6 +285,31 @@ def _plan(files: "Sequence[Path]", tasks: "Sequence[str]", data: Path | None) ->
     if bool(files) == bool(tasks):
         raise InvalidInput("expected recipe files or --task NAME, and not both")
     return plan_of_tasks(tasks, data) if tasks else plan_of_files(files, data)
+
+
+def _outline(job: "Job", *, as_json: bool) -> None:
+    """Say what a run would do."""
+    from dataclasses import asdict
+
+    from upt_training.experiment import Experiment
+
+    found = Experiment(
+        job.recipe, data_folder=job.data, initial=job.initial, team=job.team
+    ).outline()
+    if as_json:
+        typer.echo(json.dumps({"run": job.name} | asdict(found)))
+        return
+    recipe = job.recipe
+    typer.echo(f"{job.name}: {found.precision} on {found.device}")
+    typer.echo(
+        f"  learns from {found.train_rows:,} rows, {found.holdout_rows:,} held out; "
+        f"{found.token_rows:,} rows of tokens, the longest of {found.most_tokens}"
+    )
+    typer.echo(
+        f"  at most {found.steps:,} steps of {recipe.batch_size} rows in {recipe.epochs} epochs"
+        + (f", until {recipe.patience} bring nothing better" if recipe.patience else "")
+    )
+    typer.echo(f"  trains {found.trained_parameters:,} numbers")
 
 
 def _do(job: "Job", report: Path | None, *, has_texts: bool, as_json: bool) -> None:
