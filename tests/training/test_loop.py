@@ -15,7 +15,6 @@ from upt_testing.adapters import tiny_spec
 from upt_testing.rows import sentiment_rows
 from upt_training import loop
 from upt_training.batches import Feature, features_of
-from upt_training.checkpoints import claimed
 from upt_training.components import components_of
 from upt_training.data import Example
 from upt_training.learner import AdapterLearner, FullLearner, Learner
@@ -23,7 +22,7 @@ from upt_training.loop import Progress, Trainer, schedule
 from upt_training.losses import TaskLoss
 from upt_training.recipe import Recipe
 from upt_zoo.backbone import Backbone
-from upt_zoo.errors import Conflict, InvalidSpec
+from upt_zoo.errors import InvalidSpec
 from upt_zoo.nn.adapter import prepare
 from upt_zoo.nn.encoder import Encoder, load_encoder, load_tensors
 from upt_zoo.nn.forward import forward
@@ -265,12 +264,15 @@ def test_a_finished_run_is_not_run_again_until_its_checkpoint_is_removed(
     afresh.interrupt_at(1, is_saved=False)
 
 
-def test_two_processes_do_not_do_the_same_run(start: Start, checkpoint: Path) -> None:
-    with claimed(checkpoint), pytest.raises(Conflict, match="another process does this run"):
-        start(checkpoint=checkpoint).run()
-    start(checkpoint=checkpoint).interrupt_at(4, is_saved=True)
-    start(checkpoint=checkpoint).run()
-    assert list(checkpoint.parent.iterdir()) == [checkpoint]
+def test_what_does_not_fit_into_a_gpu_names_the_key_that_helps(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TaskLoss, "__call__", fail)
+    with pytest.raises(InvalidSpec, match=r"8 rows at once do not fit .* rows_at_once"):
+        start().run()
 
 
 def test_another_recipes_checkpoint_is_not_used(

@@ -8,6 +8,7 @@ from upt_testing.adapters import LORA, tiny_spec
 from upt_training.experiment import Trained
 from upt_training.recipe import Recipe
 from upt_training.records import Machine, Record, record_file, write_record
+from upt_training.team import ALONE
 
 RECIPE = Recipe(task="sst2", method="lora", seed=3, holdout_rows=4, files=("train", "train_extra"))
 SPEC = tiny_spec(lora=LORA)
@@ -38,11 +39,11 @@ def test_a_record_has_the_facts_of_the_run(record: Record) -> None:
     assert record.served_parameters == SPEC.lineage.served_parameters > 0
     assert record.head_parameters == SPEC.lineage.head_parameters > 0
     assert record.trained_parameters == record.served_parameters + record.head_parameters
-    assert record.machine == Machine.here()
+    assert record.machine == Machine.of(ALONE)
 
 
 def test_a_machine_is_described_by_what_changes_the_speed_and_the_bits() -> None:
-    machine = Machine.here()
+    machine = Machine.of(ALONE)
     assert machine.processor
     assert machine.threads == torch.get_num_threads()
     assert machine.torch == torch.__version__

@@ -470,6 +470,20 @@ def sweep_with_ray(
 
 
 @NEEDS_RAY
+@pytest.mark.timeout(RAY_TIMEOUT_S)
+def test_a_gpu_that_ray_does_not_have_is_an_error_and_not_waited_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"GPU": 0}')
+    command = lay_out_sweep(desk, seeds=[1])
+    for device, says in {"cuda": "Ray knows of none", "cuda:1": "for any GPU of Ray's"}.items():
+        result = desk.run(*command, "--ray", "--device", device)
+        assert result.code == 64
+        assert says in result.stderr
+
+
+@NEEDS_RAY
 @pytest.mark.timeout(RAY_TIMEOUT_S + TIMEOUT_S)
 def test_a_run_whose_worker_is_killed_goes_on_in_another_to_the_same_bytes(
     desk: Desk, shared: tuple[Desk, Result]

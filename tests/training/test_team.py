@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from upt_testing.desks import TIMEOUT_S, Desk, make_desk
+from upt_training.checkpoints import claimed
 from upt_training.records import Record
 from upt_training.team import ALONE, Team, joined
 from upt_zoo.backbone import Backbone
@@ -29,6 +30,13 @@ def die(trainer):
     if trainer.progress.epoch == 1 and os.environ["RANK"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
 Trainer.save = die
+"""
+
+THE_SECOND_FORGETS = """
+import os
+from upt_training.loop import Trainer
+if os.environ["RANK"] == "1":
+    Trainer._resume = lambda trainer, file: None
 """
 
 
@@ -72,6 +80,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, backbone: Backbone) -
         assert desk.checkpoints() == []
     assert records[together].losses == pytest.approx(records[alone].losses, abs=1e-4)
     assert records[together].steps == records[alone].steps == 8
+    assert [records[desk].machine.processes for desk in (together, alone)] == [2, 1]
     wanted = published(alone)
     for name, tensor in published(together).items():
         np.testing.assert_allclose(tensor, wanted[name], atol=1e-3, err_msg=name)
@@ -92,6 +101,46 @@ def test_a_team_goes_on_where_it_was_killed_to_the_bit(tmp_path: Path, backbone:
     assert one.digest == other.digest
 
 
+def test_when_one_fails_all_end_and_say_why(desk: Desk) -> None:
+    recipe = desk.write_recipe("sst2")
+    assert desk.run("run", recipe, "--version", "1.0.0").code == 0
+    done = torchrun(desk, "run", desk.write_recipe("sst2", seed=2), "--version", "1.0.0")
+    assert done.returncode != 0
+    assert "sst2:1.0.0 exists" in done.stderr
+    assert "fault of upt-train" not in done.stderr
+    assert len(desk.checkpoints()) == 1  # what was learnt is not lost
+
+
+def test_processes_that_go_on_from_different_steps_do_not_begin(desk: Desk) -> None:
+    recipe = desk.write_recipe("sst2")
+    died = torchrun(desk, "run", recipe, first=THE_FIRST_DIES_IN_EPOCH_2)
+    assert died.returncode != 0
+    done = torchrun(desk, "run", recipe, first=THE_SECOND_FORGETS)
+    assert done.returncode != 0
+    assert "expected all processes to go on from the same checkpoint" in done.stderr
+    assert len(desk.checkpoints()) == 1
+
+
+def test_a_run_of_a_team_is_refused_while_another_process_does_it(desk: Desk) -> None:
+    recipe = desk.write_recipe("sst2")
+    died = torchrun(desk, "run", recipe, first=THE_FIRST_DIES_IN_EPOCH_2)
+    assert died.returncode != 0
+    (checkpoint,) = desk.checkpoints()
+    with claimed(checkpoint):
+        done = torchrun(desk, "run", recipe)
+    assert done.returncode != 0
+    assert "another process does this run" in done.stderr
+    assert "fault of upt-train" not in done.stderr
+
+
+def test_what_has_a_record_is_skipped_by_all(desk: Desk) -> None:
+    queue = ("run", desk.write_recipe("sst2"), "--records", str(desk.root / "records"))
+    assert torchrun(desk, *queue).returncode == 0
+    again = torchrun(desk, *queue)
+    assert (again.returncode, again.stdout) == (0, "")
+    assert again.stderr.count("skipped") == 1
+
+
 def test_commands_that_one_process_does_refuse_several(desk: Desk) -> None:
     done = torchrun(desk, "search", desk.write_recipe("sst2"), "--no-publish")
     assert done.returncode != 0
@@ -108,9 +157,14 @@ def test_processes_on_several_machines_are_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_device_that_is_missing_is_said_before_any_work(desk: Desk) -> None:
-    result = desk.run("run", desk.write_recipe("sst2"), "--device", "cuda:77")
-    assert result.code == 64
-    assert "--device: no device cuda:77" in result.stderr
+    recipe = desk.write_recipe("sst2")
+    for device, says in {
+        "cuda:77": "no device cuda:77",
+        "meta": "expected cpu, cuda or cuda:NUMBER, got 'meta'",
+    }.items():
+        result = desk.run("run", recipe, "--device", device)
+        assert result.code == 64
+        assert f"--device: {says}" in result.stderr
 
 
 def test_rows_are_shared_out_so_that_each_is_somebodys() -> None:

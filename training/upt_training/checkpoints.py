@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import platformdirs
 
 from upt_training.recipe import Learning
-from upt_zoo.errors import Conflict
+from upt_zoo.errors import Unavailable
 
 
 def user_checkpoints() -> Path:
@@ -26,22 +27,24 @@ def checkpoint_file(folder: Path, name: str, recipe: Learning) -> Path:
 
 @contextmanager
 def claimed(checkpoint: Path) -> Iterator[None]:
-    """Keep other processes from a checkpoint, and so from a run, until this one is done.
-
-    Who is killed lets go of it, too.
+    """Keep other processes from a run until this one is done with it, or is killed.
 
     Raises:
-        Conflict: another process does the same run.
+        Unavailable: another process does the same run.
     """
     claim = checkpoint.with_suffix(".lock")
     with claim.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(
+            # who has just ended may have removed the file that is open here
+            is_ours = os.path.samestat(os.fstat(file.fileno()), claim.stat())
+        except (BlockingIOError, FileNotFoundError):
+            is_ours = False
+        if not is_ours:
+            raise Unavailable(
                 f"{checkpoint}: another process does this run; wait for it, or end it and go on"
-            ) from error
+            )
         try:
             yield
         finally:
-            claim.unlink(missing_ok=True)
+            claim.unlink()

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upt_training.card import write_card
-from upt_training.checkpoints import checkpoint_file
-from upt_training.experiment import Experiment, Trained
+from upt_training.checkpoints import checkpoint_file, claimed
+from upt_training.experiment import Experiment, Trained, ran_in
 from upt_training.options import set_threads
-from upt_training.progress import reporting
+from upt_training.progress import SilentReporter, reporting
 from upt_training.recipe import COMPARISONS, Recipe
 from upt_training.records import Record, find_record, record_file, write_record
 from upt_training.team import ALONE, Team
@@ -46,6 +46,11 @@ class Job:
         """What its record is called."""
         return record_file(Path(), self.recipe).stem
 
+    @property
+    def max_seconds(self) -> float | None:
+        """When the schedule ends, counted from its start."""
+        return None if self.max_minutes is None else self.max_minutes * 60
+
     def record(self) -> Record | None:
         """Return the record, if the run is over.
 
@@ -56,6 +61,7 @@ class Job:
 
 
 Result = Record | UptError | OSError
+IS_DONE = True  # what the first process of a team tells those who would assist it
 
 
 def in_sequence(jobs: Iterable[Job], *, as_json: bool) -> Iterator[tuple[Job, Result]]:
@@ -69,6 +75,8 @@ def attempt(job: Job, *, as_json: bool) -> Result:
     try:
         return perform(job, as_json=as_json)
     except (UptError, OSError) as error:
+        # where it came from holds all that was in memory there
+        error.__traceback__ = error.__cause__ = error.__context__ = None
         return error
 
 
@@ -76,30 +84,40 @@ def perform(job: Job, *, as_json: bool) -> Record:
     """Train, evaluate, publish and record; progress goes to stderr.
 
     What is recorded already is not done again, what was interrupted goes on from its checkpoint.
-    Of a team all train and the first one reports, publishes and records.
+    The other processes of the job's team ``assist`` meanwhile.
 
     Raises:
-        Conflict: another process does the same run.
+        UptError: the run cannot start, or fails.
+        Unavailable: another process does the same run.
+    """
+    set_threads(job.threads)
+    checkpoint = _checkpoint(job)
+    with claimed(checkpoint):
+        standing = job.record()
+        job.team.agree(standing is not None)
+        if standing is not None:
+            return standing
+        experiment = _experiment(job)
+        curve = job.curves / f"{job.name}.csv" if job.curves else None
+        with reporting(sys.stderr, as_json=as_json, curve=curve) as reporter:
+            fitted = experiment.fit(reporter, checkpoint=checkpoint, max_seconds=job.max_seconds)
+            record = keep(job, experiment, experiment.finish(fitted))
+        checkpoint.unlink(missing_ok=True)  # not before the result is safe
+    job.team.agree(None)
+    return record
+
+
+def assist(job: Job) -> None:
+    """Train with the first process of the job's team, which ``perform``s it, until it is done.
+
+    Raises:
         UptError: the run cannot start, or fails.
     """
-    standing = job.record()
-    if standing is not None:
-        return standing
     set_threads(job.threads)
-    experiment = Experiment(job.recipe, data_folder=job.data, initial=job.initial, team=job.team)
-    checkpoint = checkpoint_file(job.checkpoints, job.recipe.task_name, experiment.recipe)
-    curve = job.curves / f"{job.name}.csv" if job.curves else None
-    with reporting(sys.stderr, as_json=as_json, curve=curve, team=job.team) as reporter:
-        trained = experiment.run(
-            reporter,
-            checkpoint=checkpoint,
-            max_seconds=None if job.max_minutes is None else job.max_minutes * 60,
-        )
-    record = keep(job, experiment, trained)
-    if job.team.leads:
-        checkpoint.unlink(missing_ok=True)  # not before the result is safe
-    job.team.agree(None)  # the next run may start from what this one published
-    return record
+    if job.team.agree(not IS_DONE):
+        return
+    _experiment(job).fit(SilentReporter(), checkpoint=_checkpoint(job), max_seconds=job.max_seconds)
+    job.team.agree(None)  # the next run may start from what this one publishes
 
 
 def keep(job: Job, experiment: Experiment, trained: Trained) -> Record:
@@ -113,14 +131,25 @@ def keep(job: Job, experiment: Experiment, trained: Trained) -> Record:
         trained,
         adapter=_publish(job, trained),
         max_minutes=job.max_minutes,
+        team=job.team,
     )
-    if job.records is not None and job.team.leads:
+    if job.records is not None:
         write_record(record_file(job.records, job.recipe), record)
     return record
 
 
+def _checkpoint(job: Job) -> Path:
+    precision = ran_in(job.recipe, job.team.device)
+    recipe = job.recipe.model_copy(update={"precision": precision})
+    return checkpoint_file(job.checkpoints, recipe.task_name, recipe)
+
+
+def _experiment(job: Job) -> Experiment:
+    return Experiment(job.recipe, data_folder=job.data, initial=job.initial, team=job.team)
+
+
 def _publish(job: Job, trained: Trained) -> str | None:
-    if job.store is None or job.recipe.method in COMPARISONS or not job.team.leads:
+    if job.store is None or job.recipe.method in COMPARISONS:
         return None
     card = write_card(
         trained.spec, train_rows=trained.train_rows, holdout_rows=trained.holdout_rows

@@ -8,7 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from upt_training.batches import Feature, batches_of
-from upt_training.checkpoints import claimed
 from upt_training.learner import Trainable
 from upt_training.recipe import Learning
 from upt_training.team import ALONE, Team
@@ -110,17 +108,12 @@ class Trainer:
         """Train to the end; the learner's weights are then the best, or the last, ones.
 
         Raises:
-            Conflict: another process does the same run.
-            InvalidSpec: the loss is not finite any more.
+            InvalidSpec: the loss is not finite any more, or a step does not fit into a GPU.
+            Unavailable: another process of the team has ended.
         """
-        written = self._checkpoint if self._team.leads else None
-        with claimed(written) if written else nullcontext():
-            self._run(features)
-
-    def _run(self, features: Sequence[Feature]) -> None:
         if self._checkpoint is not None and self._checkpoint.exists():
             self._resume(self._checkpoint)
-        self._team.align(self._learner.weights)
+        self._team.align(self._learner.weights, f"step {self.progress.step} of {self._spec_json()}")
         self._saved = self._clock()
         self._started = self._saved - self.progress.seconds
         steps = -(-len(features) // self._recipe.batch_size) * self._recipe.epochs
@@ -189,8 +182,14 @@ class Trainer:
         return self._team.add_up(self._learner.weights, value)
 
     def _add_part(self, rows: Sequence[Feature], share: float) -> float:
-        loss = self._loss(rows) * share
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        try:
+            loss = self._loss(rows) * share
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        except torch.OutOfMemoryError as error:
+            raise InvalidSpec(
+                f"recipe of {self._spec.task.name}: {len(rows)} rows at once do not fit into the "
+                f"memory of {self._team.device}; set rows_at_once to fewer"
+            ) from error
         return float(loss.detach())
 
     def _share_done(self, steps: int) -> float:

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from upt_training.loop import Progress as RunProgress
 from upt_training.loop import Reporter
-from upt_training.team import ALONE, Team
 
 _EVERY_S = 10.0  # between two JSON lines of steps
 
@@ -149,16 +148,11 @@ class TableReporter:
 
 
 @contextmanager
-def reporting(
-    stream: TextIO, *, as_json: bool, curve: Path | None = None, team: Team = ALONE
-) -> Iterator[Reporter]:
+def reporting(stream: TextIO, *, as_json: bool, curve: Path | None = None) -> Iterator[Reporter]:
     """Report on ``stream``, by a live table if it is a terminal and JSON is not asked for.
 
-    The curve goes into the CSV file ``curve``, too. Of a team's processes the first one reports.
+    The curve goes into the CSV file ``curve``, too.
     """
-    if not team.leads:
-        yield SilentReporter()
-        return
     with _shown(stream, as_json=as_json) as reporter:
         yield reporter if curve is None else CurveReporter(curve, reporter)
 

@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from upt_training.jobs import Job, Result, attempt
-from upt_zoo.errors import Unavailable
+from upt_zoo.errors import InvalidInput, Unavailable
 from upt_zoo.tensors import Array
 
 _RETRIES = 5  # a worker that dies again and again has a fault of its own, such as too little memory
@@ -25,10 +25,12 @@ def in_parallel(jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
     one is started here until the last job is done.
 
     Raises:
+        InvalidInput: the jobs are for a GPU of a number, or Ray knows of none.
         RayTaskError: a fault of upt in a worker.
     """
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
+        _check_devices({job.team.device for job in jobs})
         train = ray.remote(max_retries=_RETRIES)(_attempt)
         starts = {job.recipe.initial_adapter: job.initial for job in jobs}
         shared = {name: ray.put(tensors) for name, tensors in starts.items()}
@@ -36,8 +38,7 @@ def in_parallel(jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
         for job in jobs:
             threads = job.threads or 1
             light = replace(job, initial=None, threads=threads)
-            gpus = 0 if job.team.device == "cpu" else 1
-            task = train.options(name=job.name, num_cpus=threads, num_gpus=gpus)
+            task = train.options(name=job.name, num_cpus=threads, num_gpus=_gpus(job))
             waiting[task.remote(light, shared[job.recipe.initial_adapter])] = job
         while waiting:
             (done,), _ = ray.wait(list(waiting))
@@ -49,6 +50,21 @@ def in_parallel(jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
 
 def _attempt(job: Job, initial: Mapping[str, Array] | None) -> Result:
     return attempt(replace(job, initial=initial), as_json=True)
+
+
+def _check_devices(devices: set[str]) -> None:
+    """Check that Ray has what the jobs would else wait for, for ever."""
+    if not devices <= {"cpu", "cuda"}:
+        raise InvalidInput(
+            f"--device: expected cpu, or cuda for any GPU of Ray's, got {', '.join(devices)}"
+        )
+    has_gpu = ray.cluster_resources().get("GPU")  # type: ignore[no-untyped-call]  # Ray leaves it so
+    if "cuda" in devices and not has_gpu:
+        raise InvalidInput("--device cuda: expected a GPU, Ray knows of none")
+
+
+def _gpus(job: Job) -> int:
+    return 0 if job.team.device == "cpu" else 1
 
 
 def _result(job: Job, done: "ray.ObjectRef[Result]") -> Result:

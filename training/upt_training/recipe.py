@@ -73,8 +73,8 @@ class Learning(BaseModel):
     same method and backbone whose components the run starts from, with a new head.
     ``batch_size`` rows make a step, ``rows_at_once`` of them are computed together (gradient
     accumulation). ``precision`` is that of the backbone's products while training; ``auto`` is bf16
-    on CPUs that have it, else fp32, and ``int8`` computes in fp32 what a server with int8 products
-    will.
+    where the device multiplies it in hardware, else fp32, and ``int8`` computes in fp32 what a
+    server with int8 products will.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -14,13 +14,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from upt_training.experiment import Trained
 from upt_training.outcomes import PackedOutcomes
 from upt_training.recipe import Recipe
+from upt_training.team import ALONE, Team
 from upt_zoo.errors import Conflict, Corrupt
 from upt_zoo.reasons import first_reason
 from upt_zoo.spec import DataFile
 
 
 class Machine(BaseModel):
-    """Where a run ran."""
+    """Where a run ran, in how many processes; ``device`` is torch's name, and a GPU's own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,11 +29,17 @@ class Machine(BaseModel):
     threads: int
     torch: str
     python: str
+    device: str = "cpu"
+    processes: int = 1
 
     @classmethod
-    def here(cls) -> Self:
-        """Describe this machine and this process."""
+    def of(cls, team: Team) -> Self:
+        """Describe this machine and what of it a team takes."""
+        device = torch.device(team.device)
+        is_gpu = device.type == "cuda"
         return cls(
+            device=f"cuda, {torch.cuda.get_device_name(device)}" if is_gpu else "cpu",
+            processes=team.size,
             processor=_processor(),
             threads=torch.get_num_threads(),
             torch=version("torch"),
@@ -71,7 +78,13 @@ class Record(BaseModel):
 
     @classmethod
     def of(
-        cls, recipe: Recipe, trained: Trained, *, adapter: str | None, max_minutes: float | None
+        cls,
+        recipe: Recipe,
+        trained: Trained,
+        *,
+        adapter: str | None,
+        max_minutes: float | None,
+        team: Team = ALONE,
     ) -> Self:
         """Put a record together."""
         lineage = trained.spec.lineage
@@ -89,7 +102,7 @@ class Record(BaseModel):
             served_parameters=lineage.served_parameters,
             head_parameters=lineage.head_parameters,
             adapter=adapter,
-            machine=Machine.here(),
+            machine=Machine.of(team),
             losses=tuple(round(loss, 4) for loss in trained.losses),
             outcomes={name: PackedOutcomes.of(each) for name, each in trained.outcomes.items()},
         )

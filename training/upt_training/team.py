@@ -7,6 +7,8 @@ gradients of its share of a step's rows and adds those of the others.
 import importlib
 import json
 import os
+import re
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,13 +19,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
-from upt_zoo.errors import InvalidInput
+from upt_zoo.errors import InvalidInput, Unavailable
 from upt_zoo.nn.devices import missing_device
 
 _PATIENCE = timedelta(days=1)  # one of them evaluates while the others wait
+_LAST_WORDS_S = 10  # then a process that failed is gone, and torchrun ends the others
 _SEED_BITS = 63
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 _Row = TypeVar("_Row")
-_Agreed = TypeVar("_Agreed", bound=float | Mapping[str, float] | None)
+_Agreed = TypeVar("_Agreed", bound=str | float | Mapping[str, float] | None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,8 @@ class Team:
         Raises:
             InvalidInput: it cannot.
         """
+        if not _DEVICE.fullmatch(self.device):
+            raise InvalidInput(f"--device: expected cpu, cuda or cuda:NUMBER, got {self.device!r}")
         missing = missing_device(self.device)
         if missing is not None:
             raise InvalidInput(f"--device: {missing}")
@@ -53,10 +59,19 @@ class Team:
         """Return this process's rows of a batch, every ``size``-th one; there may be none."""
         return batch[self.rank :: self.size]
 
-    def align(self, weights: Mapping[str, Tensor]) -> None:
-        """Overwrite the weights with the first process's."""
+    def align(self, weights: Mapping[str, Tensor], standing: str) -> None:
+        """Overwrite the weights with the first process's; all have to stand at the same place.
+
+        Raises:
+            Unavailable: they do not.
+        """
+        if self.agree(standing) != standing:
+            raise Unavailable(
+                "torchrun: expected all processes to go on from the same checkpoint in the same "
+                "precision; name the precision in the recipe, and start again"
+            )
         if self.size > 1:
-            with torch.no_grad():
+            with torch.no_grad(), _together():
                 for weight in weights.values():
                     distributed.broadcast(weight.detach(), src=0)
 
@@ -69,9 +84,10 @@ class Team:
             return loss
         total = torch.tensor(loss, dtype=torch.float64)
         gradients = [weight.grad for weight in weights.values() if weight.grad is not None]
-        sums = [distributed.all_reduce(each, async_op=True) for each in (total, *gradients)]
-        for each in sums:
-            each.wait()
+        with _together():
+            sums = [distributed.all_reduce(each, async_op=True) for each in (total, *gradients)]
+            for each in sums:
+                each.wait()
         return float(total)
 
     def agree(self, value: _Agreed) -> _Agreed:
@@ -80,18 +96,19 @@ class Team:
             return value
         data = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
         length = torch.tensor(len(data))
-        distributed.broadcast(length, src=0)
-        if not self.leads:
-            data = torch.empty(int(length), dtype=torch.uint8)
-        distributed.broadcast(data, src=0)
+        with _together():
+            distributed.broadcast(length, src=0)
+            if not self.leads:
+                data = torch.empty(int(length), dtype=torch.uint8)
+            distributed.broadcast(data, src=0)
         agreed: _Agreed = json.loads(bytes(data.tolist()))
         return agreed
 
     def seed(self, seed: int, step: int) -> None:
         """Let a step's chance depend on the seed, the step and the process alone.
 
-        One process on the CPU draws on from step to step instead: its checkpoints hold the state of
-        torch's generator, which that of other devices is not part of.
+        A process alone on the CPU draws on from step to step instead, since its checkpoints hold
+        the state of the only generator that there is.
         """
         if self.size > 1 or self.device != "cpu":
             torch.manual_seed(Random(f"{seed}/{step}/{self.rank}").getrandbits(_SEED_BITS))
@@ -126,6 +143,8 @@ def joined(device: str) -> Iterator[Team]:
     # first imported beside a group, as an optimiser does, this keeps the group's threads for ever
     importlib.import_module("torch.distributed.nn")
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if device not in ("cpu", "cuda"):
+        raise InvalidInput(f"torchrun: expected --device cpu or cuda, got {device!r}")
     if int(os.environ["LOCAL_WORLD_SIZE"]) != size:
         raise InvalidInput("torchrun: expected all processes on one machine; leave --nnodes out")
     own = f"cuda:{rank}" if device == "cuda" else device
@@ -137,5 +156,19 @@ def joined(device: str) -> Iterator[Team]:
     distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield team
-    finally:
-        distributed.destroy_process_group()
+    except BaseException:
+        # the others wait for this process; so would it for them, if it ended its part of the group
+        signal.alarm(_LAST_WORDS_S)
+        raise
+    distributed.destroy_process_group()
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Do what all processes have to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Unavailable(
+            "torchrun: another process of this run has ended; what it said is the reason"
+        ) from error

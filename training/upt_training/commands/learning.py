@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from upt_training.jobs import Job
     from upt_training.plan import Planned
+    from upt_training.recipe import Trial
     from upt_training.records import Record
 
 
@@ -105,8 +106,8 @@ def run(
     """Train, evaluate on dev and test files, register in the zoo, and report.
 
     A run that was interrupted goes on where it was when it is started again. Several recipes,
-    methods and seeds are a queue, seed by seed, and for each seed method by method. Processes that
-    torchrun starts share each run, one --device cuda each.
+    methods and seeds are a queue, seed by seed, and for each seed method by method. torchrun starts
+    it in several processes that do each run together, with --device cuda on a GPU each.
     """
     from upt_training.checkpoints import user_checkpoints
     from upt_training.jobs import Job
@@ -169,7 +170,9 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Try learning rates and epochs on held-out rows; evaluate and register the best alone."""
-    from upt_training.checkpoints import checkpoint_file, user_checkpoints
+    from contextlib import ExitStack
+
+    from upt_training.checkpoints import checkpoint_file, claimed, user_checkpoints
     from upt_training.experiment import Experiment
     from upt_training.jobs import Job, keep
     from upt_training.progress import reporting
@@ -186,30 +189,36 @@ def search(
     started, initial = pin_start(context, planned.recipe, home)
     set_threads(threads)
     share_s = None if max_minutes is None else max_minutes * 60 / runs
-    tried, checkpoints = [], []
-    for each in trials_of(started, runs):
-        experiment = Experiment(each, data_folder=planned.data, initial=initial, team=team)
-        checkpoints.append(checkpoint_file(user_checkpoints(), each.task_name, experiment.recipe))
-        with reporting(sys.stderr, as_json=as_json) as reporter:
-            fitted = experiment.fit(reporter, checkpoint=checkpoints[-1], max_seconds=share_s)
-        tried.append((trial_of(each, max(fitted.progress.holdout)), each, fitted))
-        typer.echo(f"trial {len(tried)} of {runs}: {tried[-1][0]}", err=True)
-    _, best, fitted = max(tried, key=lambda each: each[0].holdout)  # the first of equals
-    job = Job(
-        recipe=with_trials(best, [trial for trial, *_ in tried]),
-        data=planned.data,
-        initial=initial,
-        checkpoints=user_checkpoints(),
-        store=None if no_publish else home_store(home).root,
-        records=records,
-        max_minutes=None if share_s is None else share_s / 60,
-        version=version,
-        team=team,
-    )
-    experiment = Experiment(job.recipe, data_folder=job.data, initial=initial, team=team)
-    _print(keep(job, experiment, experiment.finish(fitted)), as_json=as_json)
-    for checkpoint in checkpoints:
-        checkpoint.unlink(missing_ok=True)
+    trials: list[Trial] = []
+    checkpoints: list[Path] = []
+    with ExitStack() as claims:
+        for each in trials_of(started, runs):
+            experiment = Experiment(each, data_folder=planned.data, initial=initial, team=team)
+            checkpoint = checkpoint_file(user_checkpoints(), each.task_name, experiment.recipe)
+            claims.enter_context(claimed(checkpoint))
+            with reporting(sys.stderr, as_json=as_json) as reporter:
+                fitted = experiment.fit(reporter, checkpoint=checkpoint, max_seconds=share_s)
+            trial = trial_of(each, max(fitted.progress.holdout))
+            if all(trial.holdout > other.holdout for other in trials):
+                best, best_fitted = each, fitted
+            trials.append(trial)
+            checkpoints.append(checkpoint)
+            typer.echo(f"trial {len(trials)} of {runs}: {trial}", err=True)
+        job = Job(
+            recipe=with_trials(best, trials),
+            data=planned.data,
+            initial=initial,
+            checkpoints=user_checkpoints(),
+            store=None if no_publish else home_store(home).root,
+            records=records,
+            max_minutes=None if share_s is None else share_s / 60,
+            version=version,
+            team=team,
+        )
+        experiment = Experiment(job.recipe, data_folder=job.data, initial=initial, team=team)
+        _print(keep(job, experiment, experiment.finish(best_fitted)), as_json=as_json)
+        for checkpoint in checkpoints:
+            checkpoint.unlink(missing_ok=True)
 
 
 def pretrain(
@@ -236,13 +245,14 @@ def pretrain(
 ) -> None:
     """Go on with masked-language modelling, of an adapter or of the backbone, on any texts."""
     from upt_training.card import write_card
-    from upt_training.checkpoints import checkpoint_file, user_checkpoints
+    from upt_training.checkpoints import checkpoint_file, claimed, user_checkpoints
     from upt_training.pretrainer import Pretrainer, write_backbone
     from upt_training.pretraining import read_pretraining
     from upt_training.progress import reporting
     from upt_training.team import alone_on
     from upt_zoo.catalogue import home_store
 
+    team = alone_on(device)
     wanted = read_pretraining(recipe)
     if wanted.is_of_backbone != (out is not None):
         raise InvalidInput(
@@ -254,20 +264,22 @@ def pretrain(
     pinned, initial = pin_start(context, wanted, home)
     set_threads(threads)
     folder = data if isinstance(wanted.task, str) else recipe.parent
-    team = alone_on(device)
     pretrainer = Pretrainer(pinned, folder=folder, initial=initial, team=team)
     checkpoint = checkpoint_file(user_checkpoints(), wanted.name, pretrainer.recipe)
-    with reporting(sys.stderr, as_json=as_json) as reporter:
-        found = pretrainer.run(reporter, checkpoint=checkpoint)
-    if out is not None:
-        write_backbone(out, pretrainer.backbone, found)
-        result = str(out)
-    else:
-        card = write_card(found.spec, train_rows=found.train_rows, holdout_rows=found.holdout_rows)
-        stored = home_store(home).publish(found.spec, found.tensors, card, version=version)
-        result = f"{stored.reference}@{stored.digest}"
-    for file in checkpoint.parent.glob(f"{checkpoint.stem}*"):  # not before the result is safe
-        file.unlink()
+    with claimed(checkpoint):
+        with reporting(sys.stderr, as_json=as_json) as reporter:
+            found = pretrainer.run(reporter, checkpoint=checkpoint)
+        if out is not None:
+            write_backbone(out, pretrainer.backbone, found)
+            result = str(out)
+        else:
+            card = write_card(
+                found.spec, train_rows=found.train_rows, holdout_rows=found.holdout_rows
+            )
+            stored = home_store(home).publish(found.spec, found.tensors, card, version=version)
+            result = f"{stored.reference}@{stored.digest}"
+        for file in checkpoint.parent.glob(f"{checkpoint.stem}*.safetensors"):
+            file.unlink()  # not before the result is safe
     head = "of the backbone" if found.had_head else "trained first"
     if as_json:
         facts = {"result": result, "before": found.before, "after": found.after, "head": head}
@@ -314,18 +326,19 @@ def _outline(job: "Job", *, as_json: bool) -> None:
 
 def _do(job: "Job", report: Path | None, *, has_texts: bool, as_json: bool) -> None:
     """Do a run that has no record yet, and say what came of it."""
-    from upt_training.jobs import perform
+    from upt_training.jobs import IS_DONE, assist, perform
     from upt_training.records import record_file
 
-    says = job.team.leads
+    if not job.team.leads:
+        assist(job)
+        return
     if job.records is not None and job.record() is not None:
-        if says:
-            typer.echo(f"{record_file(job.records, job.recipe)} exists: skipped", err=True)
+        typer.echo(f"{record_file(job.records, job.recipe)} exists: skipped", err=True)
+        job.team.agree(IS_DONE)
         return
     record = perform(job, as_json=as_json)
-    if says:
-        _print(record, as_json=as_json)
-        _report(job, record, report, has_texts=has_texts, as_json=as_json)
+    _print(record, as_json=as_json)
+    _report(job, record, report, has_texts=has_texts, as_json=as_json)
 
 
 def _report(

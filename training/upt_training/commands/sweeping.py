@@ -73,6 +73,9 @@ def sweep(
     if ray and not is_installed:
         raise InvalidInput("--ray: expected Ray, it is not installed; install the extra [ray]")
     team = alone_on(device)
+    is_ray = is_installed if ray is None else ray
+    if not is_ray:
+        team.check_device()
     wanted = read_sweep(file)
     planned = wanted.plan(file.parent.absolute(), data=data)
     if not no_publish:
@@ -84,7 +87,7 @@ def sweep(
             _job(run, start, out, max_minutes=wanted.max_minutes, threads=threads, team=team)
             for run, start in _starts(context, planned, out / "starts.json", home)
         ]
-        records, failures = _do(jobs, as_json=as_json, ray=is_installed if ray is None else ray)
+        records, failures = _do(jobs, as_json=as_json, ray=is_ray)
         published: list[str] = []
         if not (failures or no_publish):
             best = register(best_of(records), Store(out / "adapters"), home_store(home))

@@ -20,7 +20,8 @@ def is_bf16_fast(device: str = "cpu") -> bool:
     For a CPU it asks the operating system's list of features, since torch has no public question.
     """
     if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:
         flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
