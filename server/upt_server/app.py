@@ -42,6 +42,7 @@ from upt_server.runner_choice import load_runner
 from upt_server.self_check import SelfCheck
 from upt_server.service import Answers, InferenceService
 from upt_server.settings import Settings
+from upt_server.shedding import Shedding
 from upt_server.streams import Streams
 from upt_server.telemetry.grpc_recorder import GrpcRecorder
 from upt_server.telemetry.recorder import Recorder
@@ -191,7 +192,11 @@ class Server:
         self.stop = asyncio.Event()
         self._health = health.aio.HealthServicer()
         refused = partial(metrics.call_failed, ())
-        self.interceptors = (self._recorder, GrpcGuard(engine.access, refused))
+        self._shedding = Shedding()
+        self._watching: asyncio.Task[None] | None = None
+        metrics.shedding_built(lambda: self._shedding.share)
+        guard = GrpcGuard(engine.access, refused, shedding=self._shedding)
+        self.interceptors = (self._recorder, guard)
         self._grpc = _grpc_server(settings, self.interceptors)
         answers, streams = Answers(engine, metrics), Streams()
         open_inference = OpenInferenceAnswers(
@@ -252,6 +257,7 @@ class Server:
         grpc_port = self._add_port(self._grpc, self._settings.host, self._settings.grpc_port)
         self._page_setup["grpc_port"] = grpc_port  # 0 took a free one
         await self._grpc.start()
+        self._watching = asyncio.create_task(self._shedding.watch())
         admin_port = None
         if self._admin is not None and self._settings.admin is not None:
             admin = self._settings.admin
@@ -301,6 +307,8 @@ class Server:
         except TimeoutError:
             logger.warning("calls were cut off after %s s", self._settings.drain_timeout_s)
         await self._grpc.stop(_LAST_WORDS_S)
+        if self._watching is not None:
+            self._watching.cancel()
         if self._admin is not None:
             await self._admin.stop(_LAST_WORDS_S)
         if self._http_task is not None:

@@ -55,6 +55,9 @@ class Metrics:
             "upt_batch_distinct_adapters", "Distinct adapters of a batch.", _SIZES
         )
         self._queue_depth = self._gauge("upt_queue_depth", "Rows that wait.")
+        self._shed = self._gauge(
+            "upt_shed_share", "Of calls with short deadlines, what is turned away unread."
+        )
         self._resident = self._gauge("upt_adapter_resident", "Adapters in memory.", ("tier",))
         self._bytes = self._gauge("upt_adapter_bytes", "Memory of the adapters that are loaded.")
         self._limit = self._gauge(
@@ -87,6 +90,10 @@ class Metrics:
     def queue_built(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth in rows from ``depth`` from here on."""
         self._queue_depth.set_function(depth)
+
+    def shedding_built(self, share: Callable[[], float]) -> None:
+        """Read which share of the calls with short deadlines is turned away from here on."""
+        self._shed.set_function(share)
 
     def memory_built(self, size_bytes: Callable[[], int]) -> None:
         """Read how much memory adapters take from ``size_bytes`` from here on."""

@@ -15,6 +15,7 @@ from upt_server.access.scopes import Need, need_of_rpc
 from upt_server.calls import code_name, ending_with_a_status
 from upt_server.decoding import Undecodable, refusing_undecodable
 from upt_server.patience import impatient, pass_over
+from upt_server.shedding import TURNED_AWAY, Shedding
 from upt_zoo.errors import UptError
 
 REQUEST_KEY, PRIORITY = "upt-request-key", "upt-priority"
@@ -31,7 +32,7 @@ class GrpcGuard(grpc.aio.ServerInterceptor):
     """Lets calls in that ``access`` admits, before their messages are read; audits admin calls.
 
     It stands before one server. ``refused`` is told the code of every call that is not let in;
-    ``need_of`` says what a method needs.
+    ``need_of`` says what a method needs. Predictions also have to get past ``shedding``.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class GrpcGuard(grpc.aio.ServerInterceptor):
         refused: Callable[[grpc.StatusCode], None],
         *,
         need_of: Callable[[str], Need] = need_of_rpc,
+        shedding: Shedding | None = None,
     ) -> None:
         self._access, self._refused, self._need_of = access, refused, need_of
+        self._shedding = shedding
         self._guarded: dict[str, _Handler] = {}  # by method, made once
 
     async def intercept_service(
@@ -81,10 +84,14 @@ class GrpcGuard(grpc.aio.ServerInterceptor):
         )
 
     def _guard(self, handler: _Handler, method: str) -> _Handler:
+        need, is_unary = self._need_of(method), handler.unary_unary
         handler = refusing_undecodable(handler)
-        if self._need_of(method) == "admin" and handler.unary_unary:
+        if need == "admin" and is_unary:
             handler = _audited(handler, method, self._access)
-        return impatient(handler)
+        handler = impatient(handler)
+        if need == "predict" and is_unary and self._shedding is not None:
+            handler = _shed(handler, self._shedding, self._refused)
+        return handler
 
 
 def _refusing(*, hears_out: bool) -> _Handler:
@@ -106,6 +113,29 @@ def _refusing(*, hears_out: bool) -> _Handler:
 
 
 _AT_ONCE, _HEARING_OUT = _refusing(hears_out=False), _refusing(hears_out=True)
+
+
+def _shed(
+    handler: _Handler, shedding: Shedding, refused: Callable[[grpc.StatusCode], None]
+) -> _Handler:
+    answer = cast("Callable[[AsyncIterator[Any], _Context], Awaitable[Any]]", handler.stream_unary)
+    code, message = statuses.code_of(TURNED_AWAY), statuses.message_of(TURNED_AWAY)
+    details = (
+        statuses.DETAILS_KEY,
+        statuses.details_of(TURNED_AWAY),
+    )  # made once
+
+    async def call(requests: AsyncIterator[Any], context: _Context) -> Any:
+        if shedding.turns_away(context.time_remaining()):
+            refused(code)
+            await context.abort(code, message, (*(context.trailing_metadata() or ()), details))
+        return await answer(requests, context)
+
+    return grpc.stream_unary_rpc_method_handler(
+        call,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
 
 
 def _audited(handler: _Handler, method: str, access: Access) -> _Handler:
