@@ -1,8 +1,8 @@
 """Load shedding: a part of the calls is turned away at once while the event loop has no time left.
 
 What an overloaded loop has not taken up waits inside gRPC, in order and unseen, until its deadline
-has nearly passed, and whatever is answered then comes too late. To turn a call away unread costs less
-than half of what it costs to judge it, so that the loop has time for those that it lets in.
+has nearly passed, and whatever is answered then comes too late. To turn a call away unread costs
+less than half of what it costs to judge it, so that the loop has time for those that it lets in.
 """
 
 import asyncio
