@@ -3,6 +3,8 @@
 Pure: numpy arrays in, frozen values out.
 """
 
+import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -87,31 +89,36 @@ def answer(
     Raises:
         Overflowed: a logit is not finite: the adapter's numbers are too large for this backbone.
     """
-    if not all(np.isfinite(values).all() for values in logits):
+    if spec.head.is_per_token or spec.head.kind == "embedding":
+        _check_finite(all(np.isfinite(values).all() for values in logits))
+        return _of_arrays(spec.head, texts, rows, logits)
+    # few numbers: beside a busy runner each operation of numpy costs more than all of these
+    numbers: list[float] = logits[0].tolist()
+    _check_finite(all(map(math.isfinite, numbers)))
+    if spec.head.kind == "regression":
+        return ValueAnswer(value=numbers[0])
+    labels = spec.head.labels or ()
+    if spec.head.kind == "multi_label":
+        return _label_set(spec.head, labels, numbers)
+    return _label(spec.head, labels, numbers)
+
+
+def _check_finite(is_finite: bool) -> None:
+    if not is_finite:
         raise Overflowed(
             "expected finite logits, got others: the adapter's numbers overflow; train it again, "
             "or serve another version"
         )
-    if spec.head.kind == "span":
-        return best_span(texts[1], rows, scaled(spec.head, logits))
-    if spec.head.kind == "token_classification":
-        return EntitiesAnswer(entities=_entities(spec.head, texts[0], rows, logits))
-    (values,) = logits
-    if spec.head.kind == "embedding":
-        return EmbeddingAnswer(vector=_vector(spec.head, values))
-    if spec.head.kind == "regression":
-        return ValueAnswer(value=float(values[0]))
-    labels = spec.head.labels or ()
-    if spec.head.kind == "multi_label":
-        return _label_set(spec.head, labels, values)
-    scores = _softmax(scaled(spec.head, logits)[0])
-    index = int(np.argmax(scores))
-    return LabelAnswer(
-        label=labels[index],
-        index=index,
-        score=float(scores[index]),
-        scores=tuple(float(score) for score in scores),
-    )
+
+
+def _of_arrays(
+    head: Head, texts: tuple[str, ...], rows: Sequence[TokenRow], logits: Sequence[Logits]
+) -> Answer:
+    if head.kind == "span":
+        return best_span(texts[1], rows, scaled(head, logits))
+    if head.kind == "embedding":
+        return EmbeddingAnswer(vector=_vector(head, logits[0]))
+    return EntitiesAnswer(entities=_entities(head, texts[0], rows, logits))
 
 
 def scaled(head: Head, logits: Sequence[Logits]) -> list[Logits]:
@@ -229,9 +236,19 @@ def _window_spans(row: TokenRow, logits: Logits) -> list[tuple[tuple[int, int], 
     ]
 
 
-def _label_set(head: Head, labels: tuple[str, ...], values: Logits) -> LabelSetAnswer:
+def _label(head: Head, labels: tuple[str, ...], numbers: list[float]) -> LabelAnswer:
+    largest = max(numbers)
+    exponentials = [math.exp((number - largest) / head.temperature) for number in numbers]
+    total = sum(exponentials)
+    scores = _in_fp32([each / total for each in exponentials])
+    index = numbers.index(largest)
+    return LabelAnswer(label=labels[index], index=index, score=scores[index], scores=scores)
+
+
+def _label_set(head: Head, labels: tuple[str, ...], numbers: list[float]) -> LabelSetAnswer:
     # the logistic function by tanh, because exp overflows
-    probabilities = 0.5 + 0.5 * np.tanh(values / np.float32(2 * head.temperature))
+    half = 2 * head.temperature
+    probabilities = _in_fp32([0.5 + 0.5 * math.tanh(number / half) for number in numbers])
     threshold = 0.5 if head.threshold is None else head.threshold
     return LabelSetAnswer(
         labels=tuple(
@@ -239,8 +256,14 @@ def _label_set(head: Head, labels: tuple[str, ...], values: Logits) -> LabelSetA
             for label, probability in zip(labels, probabilities, strict=True)
             if probability >= threshold
         ),
-        scores=tuple(float(probability) for probability in probabilities),
+        scores=probabilities,
     )
+
+
+def _in_fp32(values: list[float]) -> tuple[float, ...]:
+    """Round to what the wire carries."""
+    form = f"{len(values)}f"
+    return struct.unpack(form, struct.pack(form, *values))
 
 
 def _softmax(values: Logits) -> Logits:
