@@ -7,7 +7,6 @@ less than half of what it costs to judge it, so that the loop has time for those
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
@@ -16,8 +15,9 @@ from upt_zoo.errors import Overloaded
 
 _EVERY_S = 0.05
 _SATURATED = 0.95  # of the time; a server whose batches are full is at a half
-_PATIENCE = 5  # looks in a row: a burst is not an overload
-_UP, _DOWN, _MOST = 0.1, 0.05, 0.98  # additive, so that many servers do not swing together
+_AT_WORK = 0.3  # of the time: a loop that others keep from running has little to gain
+_PATIENCE_S = 0.25  # a burst is not an overload
+_UP_PER_S, _DOWN_PER_S, _MOST = 2.0, 1.0, 0.98
 _LONG_S = 10.0  # who has so much time may as well wait
 _SCHEDSTAT = Path("/proc/thread-self/schedstat")
 TURNED_AWAY = Overloaded("there are more calls than the server can take up", retry_after_s=1.0)
@@ -29,16 +29,22 @@ class Shedding:
     def __init__(self, *, chance: Callable[[], float] = random.random) -> None:
         self.share = 0.0
         self._chance = chance
-        self._looks: deque[bool] = deque(maxlen=_PATIENCE)
+        self._saturated_s = 0.0
 
-    def observe(self, busy: float) -> None:
-        """Take in for which share of the last moment the loop had work, or waited for a core."""
-        is_saturated = busy > _SATURATED
-        self._looks.append(is_saturated)
+    def observe(self, ran_s: float, waited_s: float, took_s: float) -> None:
+        """Take in how long of the last moment the loop has run, and has been kept from running.
+
+        A moment that took twice as long as it should counts as one of all work, too: beside
+        another thread of Python the loop waits for the interpreter, which no system counts.
+        """
+        is_busy = ran_s + waited_s > _SATURATED * took_s or took_s > 2 * _EVERY_S
+        is_saturated = is_busy and ran_s > _AT_WORK * took_s
+        self._saturated_s = self._saturated_s + took_s if is_saturated else 0.0
+        counted_s = min(took_s, 2 * _EVERY_S)
         if not is_saturated:
-            self.share = max(0.0, self.share - _DOWN)
-        elif self.share or self._looks.count(True) == _PATIENCE:
-            self.share = min(_MOST, self.share + _UP)
+            self.share = max(0.0, self.share - _DOWN_PER_S * counted_s)
+        elif self.share or self._saturated_s > _PATIENCE_S:
+            self.share = min(_MOST, self.share + _UP_PER_S * counted_s)
 
     def turns_away(self, time_left_s: float | None) -> bool:
         """Decide on a call; with None for its time it waits as long as it takes."""
@@ -52,12 +58,15 @@ class Shedding:
             return
         clock = asyncio.get_running_loop().time
         with statistics:
-            wanted_s, at_s = _wanted_s(statistics), clock()
-            while True:
-                await asyncio.sleep(_EVERY_S)
-                before_s, since_s = wanted_s, at_s
-                wanted_s, at_s = _wanted_s(statistics), clock()
-                self.observe((wanted_s - before_s) / (at_s - since_s))
+            (ran_s, waited_s), at_s = _read(statistics), clock()
+            try:
+                while True:
+                    await asyncio.sleep(_EVERY_S)
+                    before = ran_s, waited_s, at_s
+                    (ran_s, waited_s), at_s = _read(statistics), clock()
+                    self.observe(ran_s - before[0], waited_s - before[1], at_s - before[2])
+            finally:
+                self.share = 0.0
 
 
 def _open_statistics() -> TextIO | None:
@@ -68,11 +77,11 @@ def _open_statistics() -> TextIO | None:
         return None
 
 
-def _wanted_s(statistics: TextIO) -> float:
-    """Return how long the thread has run and been kept from running.
+def _read(statistics: TextIO) -> tuple[float, float]:
+    """Return how long the thread has run, and how long it was kept from running.
 
     Source: Linux, Documentation/scheduler/sched-stats.rst, "/proc/<pid>/schedstat".
     """
     statistics.seek(0)
     ran_ns, waited_ns, _ = statistics.read().split()
-    return (int(ran_ns) + int(waited_ns)) / 1e9
+    return int(ran_ns) / 1e9, int(waited_ns) / 1e9

@@ -15,13 +15,19 @@ from upt_zoo.backbone import Backbone
 from upt_zoo.errors import Overloaded
 from upt_zoo.local.store import Store
 
-BURST = 4  # looks at a busy loop that are no overload yet
+LOOK_S = 0.05
+BURST = 5  # looks at a busy loop that are no overload yet
+
+
+def look(shedding: Shedding, *, ran: float, waited: float = 0.0, took_s: float = LOOK_S) -> None:
+    """Let a loop have run, and been kept from running, for so much of the time."""
+    shedding.observe(ran * took_s, waited * took_s, took_s)
 
 
 def saturated(looks: int) -> Shedding:
     found = Shedding(chance=lambda: 0.0)
     for _ in range(looks):
-        found.observe(1.0)
+        look(found, ran=0.7, waited=0.3)
     return found
 
 
@@ -33,9 +39,23 @@ def test_a_burst_is_let_in_and_an_overload_is_not() -> None:
 
 def test_full_batches_are_no_overload() -> None:
     found = Shedding()
-    for busy in [1.0] * BURST + [0.6] + [1.0] * BURST:
-        found.observe(busy)
+    for ran in [1.0] * BURST + [0.6] + [1.0] * BURST:
+        look(found, ran=ran)
     assert found.share == 0.0
+
+
+def test_a_loop_with_little_to_do_on_a_busy_machine_is_no_overload() -> None:
+    found = Shedding()
+    for _ in range(100):
+        look(found, ran=0.1, waited=0.9)
+    assert found.share == 0.0
+
+
+def test_a_loop_that_waits_for_the_interpreter_is_found_out_by_its_lateness() -> None:
+    found = Shedding()
+    for _ in range(10):
+        look(found, ran=0.5, waited=0.1, took_s=0.15)
+    assert found.share > 0.5
 
 
 def test_what_is_turned_away_grows_and_shrinks_with_the_load() -> None:
@@ -44,14 +64,14 @@ def test_what_is_turned_away_grows_and_shrinks_with_the_load() -> None:
     shares = []
     for _ in range(400):
         cost_s = found.share * 0.0003 + (1 - found.share) * 0.0007
-        found.observe(min(1.0, per_s * cost_s))
+        look(found, ran=min(1.0, per_s * cost_s))
         shares.append(found.share)
     least = (per_s * 0.0007 - 1) / (per_s * 0.0004)  # what has to be turned away
     settled = shares[100:]
     assert least - 0.1 < min(settled)
     assert max(settled) < least + 0.2
     for _ in range(20):
-        found.observe(0.3)
+        look(found, ran=0.3)
     assert found.share == 0.0
 
 
@@ -81,7 +101,10 @@ async def test_a_loop_that_has_work_all_the_time_is_found_out() -> None:
     async with asyncio.timeout(20.0):
         while found.share:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.05)
+    found.share = 0.5
     watching.cancel()
+    await asyncio.wait([watching])
+    assert found.share == 0.0  # nobody looks any more
 
 
 async def test_where_the_system_does_not_tell_nobody_is_turned_away(
@@ -104,7 +127,7 @@ async def served(store: Store, backbone: Backbone, fake: FakeRunner) -> AsyncIte
 async def test_an_overloaded_server_says_so_and_goes_on_with_the_patient(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served.server._shedding, "observe", lambda busy: None)
+    monkeypatch.setattr(served.server._shedding, "observe", lambda *_: None)
     served.server._shedding.share = 1.0
     async with (
         AsyncClient(served.target, timeout_s=2.0) as hasty,

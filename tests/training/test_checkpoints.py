@@ -41,6 +41,14 @@ def test_a_run_is_another_processes_until_that_is_done_or_killed(checkpoint: Pat
     assert list(checkpoint.parent.iterdir()) == []
 
 
+def test_a_claim_whose_file_was_removed_ends_without_a_word(checkpoint: Path) -> None:
+    with claimed(checkpoint):
+        checkpoint.with_suffix(".lock").unlink()
+        with claimed(checkpoint):  # nobody can tell any more
+            pass
+    assert list(checkpoint.parent.iterdir()) == []
+
+
 def test_who_comes_when_another_one_leaves_does_not_hold_what_is_gone(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -264,17 +264,6 @@ def test_a_finished_run_is_not_run_again_until_its_checkpoint_is_removed(
     afresh.interrupt_at(1, is_saved=False)
 
 
-def test_what_does_not_fit_into_a_gpu_names_the_key_that_helps(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(TaskLoss, "__call__", fail)
-    with pytest.raises(InvalidSpec, match=r"8 rows at once do not fit .* rows_at_once"):
-        start().run()
-
-
 def test_another_recipes_checkpoint_is_not_used(
     start: Start, whole: dict[bool, Training], checkpoint: Path
 ) -> None:

@@ -37,6 +37,12 @@ def test_the_recipe_itself_is_tried_first_and_its_neighbours_before_others() -> 
     assert all(each.head_rate / each.adapter_rate == pytest.approx(0.05) for each in tried)
 
 
+def test_nothing_is_tried_twice() -> None:
+    tried = trials_of(RECIPE.changed({"epochs": 1}), 15)
+    keys = {(each.adapter_rate, each.epochs) for each in tried}
+    assert len(keys) == len(tried) == 10  # one epoch has no half
+
+
 def test_a_search_needs_rows_to_decide_on() -> None:
     with pytest.raises(InvalidSpec, match="search: expected holdout_rows"):
         trials_of(Recipe(task="sst2"), 2)

@@ -1,5 +1,6 @@
 """Several processes do one run: on CPUs, as torchrun starts them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -139,6 +140,24 @@ def test_what_has_a_record_is_skipped_by_all(desk: Desk) -> None:
     again = torchrun(desk, *queue)
     assert (again.returncode, again.stdout) == (0, "")
     assert again.stderr.count("skipped") == 1
+
+
+def test_a_dry_run_is_told_once(desk: Desk) -> None:
+    done = torchrun(desk, "run", desk.write_recipe("sst2"), "--dry-run", "--json")
+    assert json.loads(done.stdout)["steps"] == 4
+
+
+def test_what_does_not_fit_into_a_gpu_names_the_key_that_helps(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", fail)
+    result = desk.run("run", desk.write_recipe("sst2"))
+    assert result.code == 64
+    assert "rows_at_once: expected as many rows as fit" in result.stderr
+    assert "8 do not" in result.stderr
 
 
 def test_commands_that_one_process_does_refuse_several(desk: Desk) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import platformdirs
 
@@ -36,9 +37,8 @@ def claimed(checkpoint: Path) -> Iterator[None]:
     with claim.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # who has just ended may have removed the file that is open here
-            is_ours = os.path.samestat(os.fstat(file.fileno()), claim.stat())
-        except (BlockingIOError, FileNotFoundError):
+            is_ours = _stands_at(claim, file)  # who has just ended may have removed it
+        except BlockingIOError:
             is_ours = False
         if not is_ours:
             raise Unavailable(
@@ -47,4 +47,12 @@ def claimed(checkpoint: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            claim.unlink()
+            if _stands_at(claim, file):
+                claim.unlink(missing_ok=True)
+
+
+def _stands_at(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -172,6 +172,12 @@ class Experiment:
         Raises:
             InvalidSpec: the training failed.
         """
+        with self._team.fitting(self.recipe.rows_at_once or self.recipe.batch_size):
+            return self._fit(reporter, checkpoint, max_seconds)
+
+    def _fit(
+        self, reporter: Reporter, checkpoint: Path | None, max_seconds: float | None
+    ) -> Fitted:
         torch.manual_seed(self.recipe.seed)
         draft = self._draft_spec()
         encoder = self._frozen_encoder(DTYPES[self.recipe.precision])

@@ -108,7 +108,7 @@ class Trainer:
         """Train to the end; the learner's weights are then the best, or the last, ones.
 
         Raises:
-            InvalidSpec: the loss is not finite any more, or a step does not fit into a GPU.
+            InvalidSpec: the loss is not finite any more.
             Unavailable: another process of the team has ended.
         """
         if self._checkpoint is not None and self._checkpoint.exists():
@@ -182,14 +182,8 @@ class Trainer:
         return self._team.add_up(self._learner.weights, value)
 
     def _add_part(self, rows: Sequence[Feature], share: float) -> float:
-        try:
-            loss = self._loss(rows) * share
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        except torch.OutOfMemoryError as error:
-            raise InvalidSpec(
-                f"recipe of {self._spec.task.name}: {len(rows)} rows at once do not fit into the "
-                f"memory of {self._team.device}; set rows_at_once to fewer"
-            ) from error
+        loss = self._loss(rows) * share
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return float(loss.detach())
 
     def _share_done(self, steps: int) -> float:

@@ -113,7 +113,14 @@ class Pretrainer:
         """Train the masked-language head, if there is none, and then what the recipe names.
 
         The checkpoints stand until the caller removes them: a repeated run goes on from there.
+
+        Raises:
+            InvalidSpec: the training failed.
         """
+        with self._team.fitting(self.recipe.rows_at_once or self.recipe.batch_size):
+            return self._run(reporter, checkpoint)
+
+    def _run(self, reporter: Reporter, checkpoint: Path | None) -> Pretrained:
         torch.manual_seed(self.recipe.seed)
         spec = self._draft_spec()
         learner = self._learner(spec)

@@ -25,12 +25,13 @@ def in_parallel(jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
     one is started here until the last job is done.
 
     Raises:
-        InvalidInput: the jobs are for a GPU of a number, or Ray knows of none.
+        InvalidInput: no node of Ray's has the GPU or the threads that the jobs are for.
         RayTaskError: a fault of upt in a worker.
     """
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         _check_devices({job.team.device for job in jobs})
+        _check_threads(max(job.threads or 1 for job in jobs))
         train = ray.remote(max_retries=_RETRIES)(_attempt)
         starts = {job.recipe.initial_adapter: job.initial for job in jobs}
         shared = {name: ray.put(tensors) for name, tensors in starts.items()}
@@ -61,6 +62,14 @@ def _check_devices(devices: set[str]) -> None:
     has_gpu = ray.cluster_resources().get("GPU")  # type: ignore[no-untyped-call]  # Ray leaves it so
     if "cuda" in devices and not has_gpu:
         raise InvalidInput("--device cuda: expected a GPU, Ray knows of none")
+
+
+def _check_threads(threads: int) -> None:
+    most = max(node["Resources"].get("CPU", 0) for node in ray.nodes())  # type: ignore[no-untyped-call]  # too
+    if threads > most:
+        raise InvalidInput(
+            f"--threads: expected at most the {most:g} CPUs of Ray's largest node, got {threads}"
+        )
 
 
 def _gpus(job: Job) -> int:

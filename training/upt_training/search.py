@@ -26,7 +26,9 @@ def trials_of(recipe: Recipe, runs: int) -> list[Recipe]:
         product(_RATES, _EPOCHS),
         key=lambda shares: sum(abs(math.log2(share)) for share in shares),
     )
-    return [_changed(recipe, rates, epochs) for rates, epochs in steps[:runs]]
+    changed = (_changed(recipe, rates, epochs) for rates, epochs in steps)
+    different = {each.model_dump_json(): each for each in changed}  # one epoch has no half
+    return list(different.values())[:runs]
 
 
 def with_trials(recipe: Recipe, trials: list[Trial]) -> Recipe:

@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
-from upt_zoo.errors import InvalidInput, Unavailable
+from upt_zoo.errors import InvalidInput, InvalidSpec, Unavailable
 from upt_zoo.nn.devices import missing_device
 
 _PATIENCE = timedelta(days=1)  # one of them evaluates while the others wait
@@ -54,6 +54,21 @@ class Team:
         missing = missing_device(self.device)
         if missing is not None:
             raise InvalidInput(f"--device: {missing}")
+
+    @contextmanager
+    def fitting(self, rows: int) -> Iterator[None]:
+        """Compute what takes the device's memory, above all so many ``rows`` at once.
+
+        Raises:
+            InvalidSpec: there is too little of it.
+        """
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise InvalidSpec(
+                f"rows_at_once: expected as many rows as fit into the memory of {self.device}, "
+                f"{rows} do not; set fewer"
+            ) from error
 
     def share_of(self, batch: Sequence[_Row]) -> Sequence[_Row]:
         """Return this process's rows of a batch, every ``size``-th one; there may be none."""
@@ -168,7 +183,10 @@ def _together() -> Iterator[None]:
     """Do what all processes have to do."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise Unavailable(
-            "torchrun: another process of this run has ended; what it said is the reason"
+            f"torchrun: expected the other processes; if one has ended, what it said is the "
+            f"reason ({str(error).splitlines()[0]})"
         ) from error

@@ -305,6 +305,8 @@ def _outline(job: "Job", *, as_json: bool) -> None:
 
     from upt_training.experiment import Experiment
 
+    if not job.team.leads:
+        return
     found = Experiment(
         job.recipe, data_folder=job.data, initial=job.initial, team=job.team
     ).outline()
