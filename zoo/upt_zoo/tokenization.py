@@ -76,6 +76,9 @@ class Tokenizer:
             (encoding,) = self._tokenizer.encode_batch([texts if len(texts) > 1 else texts[0]])
         except TypeError as error:  # the library takes what UTF-8 can hold
             raise InvalidText(f"task {task.name}: a text holds half a surrogate pair") from error
+        is_by_window = kind in ("span", "token_classification")
+        if not is_by_window and len(encoding.ids) <= task.max_tokens:
+            return [TokenRow(ids=encoding.ids, type_ids=encoding.type_ids)]
         whole = _Whole(encoding)
         room = task.max_tokens - self._specials[len(texts) == 2]
         if kind == "span":

@@ -3,6 +3,7 @@
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -69,7 +70,8 @@ class NativeRunner:
         encoder = self._backbone.struct
         struct = batch.struct(self._backbone)
         shapes = batch.answer_shapes(encoder.hidden)
-        stops = np.cumsum([math.prod(shape) for shape in shapes])
+        sizes = [math.prod(shape) for shape in shapes]
+        stops = list(accumulate(sizes))
         batch.answers[1:] = stops[:-1]
         logits = np.empty(stops[-1], np.float32)
         size = self._kernel.upt_workspace(encoder, struct, self._threads) + _ALIGNMENT
@@ -78,8 +80,10 @@ class NativeRunner:
         start = -self._workspace.ctypes.data % _ALIGNMENT // self._workspace.itemsize
         space = floats(self._workspace[start:])
         self._kernel.upt_answer(encoder, struct, floats(logits), space, self._threads)
-        parts = np.split(logits, stops[:-1])
-        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        return [
+            logits[stop - size : stop].reshape(shape)
+            for stop, size, shape in zip(stops, sizes, shapes, strict=True)
+        ]
 
 
 def _order(rows: Sequence[Row]) -> list[int]:
