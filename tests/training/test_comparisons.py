@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upt_testing.adapters import tiny_spec
 from upt_testing.backbones import write_tiny_backbone
+from upt_testing.learners import spec_of_method
 from upt_testing.reference import reference_hidden_states
 from upt_training.comparisons import Ia3Learner, StackedLearner
-from upt_training.components import components_of
 from upt_training.learner import AdapterLearner, FullLearner, Learner
 from upt_training.recipe import Method, Recipe
 from upt_zoo.backbone import Backbone, EncoderConfig
@@ -28,14 +27,7 @@ TOLERANCE = 2e-4
 
 
 def spec_of(identity: BackboneIdentity, recipe: Recipe) -> AdapterSpec:
-    parts = components_of(recipe.method, identity, has_gates=recipe.has_gates)
-    return tiny_spec(
-        backbone=identity,
-        lora=parts.lora,
-        prefix=parts.prefix,
-        bottleneck=parts.bottleneck,
-        prompt=parts.prompt,
-    )
+    return spec_of_method(recipe.method, identity, has_gates=recipe.has_gates)
 
 
 def start(recipe: Recipe, identity: BackboneIdentity, encoder: Encoder) -> Learner:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from upt_testing.adapters import tiny_spec
+from upt_testing.learners import spec_of_method
 from upt_testing.rows import sentiment_rows
 from upt_training import loop
 from upt_training.batches import Feature, features_of
-from upt_training.components import components_of
 from upt_training.data import Example
 from upt_training.learner import AdapterLearner, FullLearner, Learner
 from upt_training.loop import Progress, Trainer, schedule
@@ -144,14 +144,7 @@ def start(backbone: Backbone) -> Start:
 
 
 def _spec(backbone: Backbone, recipe: Recipe, data: str) -> AdapterSpec:
-    parts = components_of(recipe.method, backbone.identity)
-    spec = tiny_spec(
-        backbone=backbone.identity,
-        lora=parts.lora,
-        prefix=parts.prefix,
-        bottleneck=parts.bottleneck,
-        prompt=parts.prompt,
-    )
+    spec = spec_of_method(recipe.method, backbone.identity)
     lineage = {
         "recipe": recipe.model_dump(mode="json"),
         "files": (DataFile(name="sst2/train", digest="sha256:" + data * 32, rows=16),),

@@ -16,13 +16,12 @@ from upt_testing.adapters import (
     REGRESSION,
     SPAN,
     TOKENS,
-    tiny_spec,
 )
+from upt_testing.learners import spec_of_method
 from upt_testing.rows import sentiment_rows, write_split
 from upt_training import masking
 from upt_training.batches import UNTAGGED, Feature, Target
 from upt_training.comparisons import Ia3Learner, StackedLearner
-from upt_training.components import components_of
 from upt_training.experiment import Experiment
 from upt_training.learner import AdapterLearner, FullLearner, Learner
 from upt_training.losses import TaskLoss
@@ -66,15 +65,7 @@ def fake_learner(
 ) -> tuple[AdapterSpec, Learner]:
     """Return one on the other device, made of fake tensors."""
     recipe = Recipe(task="sst2", method=method, is_prefix_reparametrised=method == "prefix")
-    parts = components_of(method, backbone.identity)
-    spec = tiny_spec(
-        backbone=backbone.identity,
-        lora=parts.lora,
-        prefix=parts.prefix,
-        bottleneck=parts.bottleneck,
-        prompt=parts.prompt,
-        head=head,
-    )
+    spec = spec_of_method(method, backbone.identity, head=head)
     moved = {name: tensor.to(OTHER) for name, tensor in tensors.items()}
     if method in ("full", "bitfit"):
         return spec, FullLearner(recipe, spec, backbone.config, moved)

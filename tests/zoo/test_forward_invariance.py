@@ -377,7 +377,7 @@ def test_more_adapters_are_hardly_more_kernels(encoder: Encoder, backbone: Backb
         rows = [random_row(encoder, prepared[i % adapters], 5 + i, seed=i) for i in range(32)]
         batch = pack(rows, bucket_multiple=64, is_rectangular=True)
         hidden = embed(encoder, batch)
-        with torch.inference_mode(), Operators() as operators:  # type: ignore[no-untyped-call]  # too
+        with torch.inference_mode(), Operators() as operators:  # type: ignore[no-untyped-call]  # as its class
             run_layers(encoder, batch, hidden)
         counts.append(operators.count)
     assert counts[0] == counts[1]

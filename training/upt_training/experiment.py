@@ -325,12 +325,13 @@ class Experiment:
             name: tensor.astype(np.float16) for name, tensor in wide.items()
         }
         dev = [split for split in splits if split.name.startswith("dev")]
-        in_wide = self._score_splits(learner, spec, wide, dev)
-        in_narrow = self._score_splits(learner, spec, narrow, dev)
+        frozen = self._frozen_encoder(torch.float32)
+        in_wide = self._score_splits(learner, spec, frozen, wide, dev)
+        in_narrow = self._score_splits(learner, spec, frozen, narrow, dev)
         is_same = all(round(v, 1) == round(in_narrow[0][name], 1) for name, v in in_wide[0].items())
         tensors, (metrics, outcomes) = (narrow, in_narrow) if is_same else (wide, in_wide)
         others = [split for split in splits if split not in dev]
-        more_metrics, more_outcomes = self._score_splits(learner, spec, tensors, others)
+        more_metrics, more_outcomes = self._score_splits(learner, spec, frozen, tensors, others)
         return tensors, metrics | more_metrics, outcomes | more_outcomes
 
     def _frozen_encoder(self, dtype: torch.dtype) -> Encoder:
@@ -345,10 +346,10 @@ class Experiment:
         self,
         learner: Learner,
         spec: AdapterSpec,
+        frozen: Encoder,
         tensors: Mapping[str, Array],
         splits: Sequence[Split],
     ) -> tuple[dict[str, float], dict[str, Outcomes]]:
-        frozen = self._frozen_encoder(torch.float32)
         encoder, adapter = learner.answering(frozen, _to_torch(tensors))
         metrics: dict[str, float] = {}
         outcomes = {}

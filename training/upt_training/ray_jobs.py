@@ -65,7 +65,8 @@ def _check_devices(devices: set[str]) -> None:
 
 
 def _check_threads(threads: int) -> None:
-    most = max(node["Resources"].get("CPU", 0) for node in ray.nodes())  # type: ignore[no-untyped-call]  # too
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray leaves it so
+    most = max(node["Resources"].get("CPU", 0) for node in nodes)
     if threads > most:
         raise InvalidInput(
             f"--threads: expected at most the {most:g} CPUs of Ray's largest node, got {threads}"

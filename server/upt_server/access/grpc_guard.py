@@ -120,10 +120,8 @@ def _shed(
 ) -> _Handler:
     answer = cast("Callable[[AsyncIterator[Any], _Context], Awaitable[Any]]", handler.stream_unary)
     code, message = statuses.code_of(TURNED_AWAY), statuses.message_of(TURNED_AWAY)
-    details = (
-        statuses.DETAILS_KEY,
-        statuses.details_of(TURNED_AWAY),
-    )  # made once
+    # made once, since it has to cost little
+    details = (statuses.DETAILS_KEY, statuses.details_of(TURNED_AWAY))
 
     async def call(requests: AsyncIterator[Any], context: _Context) -> Any:
         if shedding.turns_away(context.time_remaining()):

@@ -188,11 +188,12 @@ def search(
         raise Conflict(f"{file} exists; name another folder of records")
     started, initial = pin_start(context, planned.recipe, home)
     set_threads(threads)
-    share_s = None if max_minutes is None else max_minutes * 60 / runs
+    recipes = trials_of(started, runs)
+    share_s = None if max_minutes is None else max_minutes * 60 / len(recipes)
     trials: list[Trial] = []
     checkpoints: list[Path] = []
     with ExitStack() as claims:
-        for each in trials_of(started, runs):
+        for each in recipes:
             experiment = Experiment(each, data_folder=planned.data, initial=initial, team=team)
             checkpoint = checkpoint_file(user_checkpoints(), each.task_name, experiment.recipe)
             claims.enter_context(claimed(checkpoint))
@@ -203,7 +204,7 @@ def search(
                 best, best_fitted = each, fitted
             trials.append(trial)
             checkpoints.append(checkpoint)
-            typer.echo(f"trial {len(trials)} of {runs}: {trial}", err=True)
+            typer.echo(f"trial {len(trials)} of {len(recipes)}: {trial}", err=True)
         job = Job(
             recipe=with_trials(best, trials),
             data=planned.data,

@@ -44,6 +44,7 @@ class FrozenLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """Map [token, in] to [token, out]."""
         if torch.is_grad_enabled() and x.requires_grad:
+            # torch leaves it untyped
             projected: Tensor = _InputGradientOnly.apply(x, self)  # type: ignore[no-untyped-call]
             return projected
         return self.project(x)
