@@ -333,9 +333,27 @@ struct Int8 : ByVectors {
   }
 };
 
+// Calls `work` with each number below `count`, as a constant.
+template <int count, class Work>
+void each_constant(Work work) {
+  if constexpr (count > 0) {
+    each_constant<count - 1>(work);
+    work(std::integral_constant<int, count - 1>{});
+  }
+}
+
+// Calls `work` with a number from 1 to `most` as a constant.
+template <int most, class Work>
+void with_constant(int number, Work work) {
+  if constexpr (most > 1) {
+    if (number < most) return with_constant<most - 1>(number, work);
+  }
+  work(std::integral_constant<int, most>{});
+}
+
 // ---- tiles of AMX --------------------------------------------------------------------------
 
-// A tile is 16 rows of 16 words. Tiles 0 to 3 are sums, then come tokens, the last are weights.
+// A tile is 16 rows of 16 words. First come sums, then tokens, the last are weights.
 
 template <int tile>
 inline void zero_tile() {
@@ -374,6 +392,12 @@ inline void fetch(const uint32_t*& ahead, int lines) {
   }
 }
 
+// Asks for a line of a token's outputs before they are its turn: where each token has a page of its own
+// the core does not guess it.
+inline void fetch_next(const float* line) {
+  _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T0);
+}
+
 // Asks for what is needed a little later. In assembly, since compilers take a function that does
 // nothing else for one that does nothing.
 inline void fetch_all(const void* from, int64_t bytes) {
@@ -384,15 +408,15 @@ inline void fetch_all(const void* from, int64_t bytes) {
 }
 
 // Says how large the tiles are: the `weights` last ones have a row for each word of a token, the others
-// one for each token. A product takes as many cycles as there are tokens.
-inline void shape_tiles(int weights, int tokens, int words = kRows) {
+// one for each token; the first ones are sums. A product takes as many cycles as there are tokens.
+inline void shape_tiles(int weights, int tokens, int words = kRows, int sums = 4) {
   struct alignas(64) {
     uint8_t palette = 1, start = 0, reserved[14] = {};
     uint16_t bytes[16] = {};
     uint8_t rows[16] = {};
   } shape;
   for (int i = 0; i < 8; ++i) {
-    const bool is_sums = i < 4, is_weights = i >= 8 - weights;
+    const bool is_sums = i < sums, is_weights = i >= 8 - weights;
     shape.bytes[i] = static_cast<uint16_t>(4 * (is_sums || is_weights ? kRows : words));
     shape.rows[i] = static_cast<uint8_t>(is_weights ? words : tokens);
   }
@@ -769,6 +793,8 @@ class Rest {
       for (int v = 0; v <= is_pair; ++v) {
         const int i = v * kLanes;
         float* out = after_.out + place + i;
+        fetch_next(out + kWidth);
+        if (after_.residual) fetch_next(after_.residual + place + i + kWidth);
         Vec x = Format::finish(linear_, output_ + i, x_.scalings[first_ + done_ + t], sums + i);
         x = _mm512_add_ps(x, load(has_begun_ ? out : linear_.bias + output_ + i));
         if (is_plain) {
@@ -852,17 +878,30 @@ void project(const Linear& linear, const Operand& x, int tokens, const Epilogue&
 
 // ---- small parts ---------------------------------------------------------------------------
 
-void normalize(const LayerNorm& norm, float eps, int hidden, const float* x, float* y) {
-  Vec sum = _mm512_setzero_ps();
-  for (int i = 0; i < hidden; i += kLanes) sum = _mm512_add_ps(sum, load(x + i));
-  const Vec mean = all(_mm512_reduce_add_ps(sum) / static_cast<float>(hidden));
-  Vec squares = _mm512_setzero_ps();
-  for (int i = 0; i < hidden; i += kLanes) {
-    const Vec d = _mm512_sub_ps(load(x + i), mean);
-    squares = _mm512_fmadd_ps(d, d, squares);
+// Sum of what `each` gives for every 16 numbers, in several sums at a time: one would wait for itself.
+template <class Each>
+float sum_of(int count, Each each) {
+  constexpr int kSums = 4;
+  Vec sums[kSums];
+  for (Vec& sum : sums) sum = _mm512_setzero_ps();
+  int i = 0;
+  for (; i + kSums * kLanes <= count; i += kSums * kLanes) {
+    for (int s = 0; s < kSums; ++s) sums[s] = each(i + s * kLanes, sums[s]);
   }
-  const float variance = _mm512_reduce_add_ps(squares) / static_cast<float>(hidden);
-  const Vec inverse = all(1.0f / std::sqrt(variance + eps));
+  for (; i < count; i += kLanes) sums[0] = each(i, sums[0]);
+  const Vec halves = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
+  return _mm512_reduce_add_ps(halves);
+}
+
+void normalize(const LayerNorm& norm, float eps, int hidden, const float* x, float* y) {
+  const auto count = static_cast<float>(hidden);
+  const Vec mean = all(
+      sum_of(hidden, [&](int i, Vec sum) { return _mm512_add_ps(sum, load(x + i)); }) / count);
+  const float squares = sum_of(hidden, [&](int i, Vec sum) {
+    const Vec d = _mm512_sub_ps(load(x + i), mean);
+    return _mm512_fmadd_ps(d, d, sum);
+  });
+  const Vec inverse = all(1.0f / std::sqrt(squares / count + eps));
   for (int i = 0; i < hidden; i += kLanes) {
     const Vec d = _mm512_mul_ps(_mm512_sub_ps(load(x + i), mean), inverse);
     store(y + i, _mm512_fmadd_ps(d, load(norm.weight + i), load(norm.bias + i)));
@@ -941,7 +980,8 @@ void lower_rest(const LowRank& part, int count, int inputs, const float* x, int 
 // other, and multiplied while they are near. With several planes an fp16 weight is the sum of two
 // bf16, exactly, and a token's number of three; what is left out is 2⁻²⁴ of the whole.
 
-constexpr int kLowTiles = 4;                   // tiles of tokens at a time
+constexpr int kLowTiles = 3;                   // tiles of tokens at a time
+constexpr int kLowColumns = 2;                 // and of outputs
 constexpr int kLowTokens = kLowTiles * kRows;  // tokens at a time
 constexpr int kTileWords = kRows * kRows;
 constexpr int kStep = 2 * kRows;               // inputs of a tile of bf16
@@ -956,88 +996,78 @@ constexpr Term kTerms[] = {{0, 0}, {0, 1}, {1, 0}, {1, 1}, {2, 0}};
 
 constexpr int terms_of(int planes) { return planes == 1 ? 1 : 5; }
 
-// Numbers as bf16, and what they lack as further planes.
+// Words of two bf16, `low` in the lower half: the numbers to the nearest, or as the sum of several
+// planes, each of which says eight bits more.
 template <int planes>
-void split_numbers(Vec x, __m256i (&to)[planes]) {
+void pair_numbers(Vec low, Vec high, __m512i (&words)[planes]) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  const auto bits = [](Vec x) {
+    const __m512i whole = _mm512_castps_si512(x);
+    return planes == 1 ? _mm512_add_epi32(whole, _mm512_set1_epi32(0x8000)) : whole;
+  };
+  const auto cut = [&](Vec x) {
+    return _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), upper)));
+  };
 #pragma GCC unroll 3
   for (int p = 0; p < planes; ++p) {
-    to[p] = (__m256i)_mm512_cvtneps_pbh(x);
-    const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(to[p]), 16);
-    if (p + 1 < planes) x = _mm512_sub_ps(x, _mm512_castsi512_ps(bits));
+    const __m512i above = _mm512_and_si512(bits(high), upper);
+    words[p] = _mm512_or_si512(_mm512_srli_epi32(bits(low), 16), above);
+    if (p + 1 < planes) low = cut(low), high = cut(high);
   }
 }
 
-// A row of a tile of weights: those of an even input and of the odd one behind it, by output; all of
-// the number to the nearest bf16 where there is one plane, else one of two.
-template <int planes, int plane>
-__m512i pair_weights(Vec even, Vec odd) {
-  const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-  const auto bits = [&](Vec x) {
-    const __m512i whole = _mm512_castps_si512(x);
-    if (planes == 1) return _mm512_add_epi32(whole, _mm512_set1_epi32(0x8000));
-    if (plane == 0) return whole;
-    return _mm512_castps_si512(_mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(whole, high))));
-  };
-  return _mm512_or_si512(_mm512_srli_epi32(bits(even), 16), _mm512_and_si512(bits(odd), high));
-}
-
-// Makes tiles [input / kStep][output / kRows][plane] of down's weights; what is beyond is 0. It fetches
-// `kAhead` bytes ahead.
+// Makes tiles [output / kRows][plane] of down's weights for a step of inputs; what is beyond is 0. A
+// word is an input's and that of the one kRows behind it.
 template <int planes>
-void pair_down(const Half* down, int inputs, int outputs, uint32_t* to) {
+void pair_down(const Half* down, int inputs, int outputs, int first, uint32_t* to) {
   const auto row = [&](int input, int output) {
     const __mmask16 lanes = input < inputs ? first_lanes(outputs - output) : 0;
     return load(lanes, down + static_cast<int64_t>(input) * outputs + output);
   };
-  const int columns = (outputs + kRows - 1) / kRows, pairs = round_up(inputs, kStep) / 2;
-  constexpr int kAhead = 2048;
-  const int64_t pair_bytes = 2 * outputs * sizeof(Half);
-  fetch_all(down, kAhead);
-  for (int pair = 0; pair < pairs; ++pair) {
-    fetch_all(reinterpret_cast<const char*>(down) + kAhead + pair * pair_bytes, pair_bytes);
-    uint32_t* tile = to + static_cast<int64_t>(pair / kRows) * columns * planes * kTileWords;
-    tile += pair % kRows * kRows;
-    for (int c = 0; c < columns; ++c, tile += planes * kTileWords) {
-      const Vec even = row(2 * pair, c * kRows), odd = row(2 * pair + 1, c * kRows);
-      _mm512_storeu_si512(tile, pair_weights<planes, 0>(even, odd));
-      if (planes > 1) _mm512_storeu_si512(tile + kTileWords, pair_weights<planes, 1>(even, odd));
+  for (int input = first; input < first + kRows; ++input, to += kRows) {
+    uint32_t* tile = to;
+    for (int output = 0; output < outputs; output += kRows) {
+      __m512i words[planes];
+      pair_numbers<planes>(row(input, output), row(input + kRows, output), words);
+      for (int p = 0; p < planes; ++p, tile += kTileWords) _mm512_storeu_si512(tile, words[p]);
     }
   }
 }
 
 // How an up with so many rows is multiplied: its terms stand one behind the other as further inputs of
 // one product of bf16, so that their sum takes few steps. With four rows and five terms a token is
-// [x0 x0 x1 x1 x2], four numbers each, and a column of weights [w0 w1 w0 w1 w0].
+// [x0 x0 x1 x1 x2], four numbers each, and a column of weights [w0 w1 w0 w1 w0]. A word is a row's
+// number and that of the one `pairs` behind it.
 struct Raising {
-  int each;          // inputs of a term, even
+  int pairs;         // words of a term
   int steps, words;  // steps of so many words make up a token
 
   Raising(int rows, int terms) {
-    each = round_up(rows, 2);
-    const int all = terms * each / 2;
+    pairs = (rows + 1) / 2;
+    const int all = terms * pairs;
     steps = (all + kRows - 1) / kRows;
     words = (all + steps - 1) / steps;
   }
 };
 
-// Makes tiles [step][output / kRows] of up's weights, of which `at` gives the place by row and output.
+// Makes tiles [step][column] of up's weights for columns of outputs from one on; `at` gives the place of
+// a row and an output.
 template <int planes, class At>
-void pair_up(const Raising& raising, int rows, int outputs, At at, uint32_t* to) {
-  const int columns = outputs / kRows, pairs = raising.each / 2;
+void pair_up(const Raising& raising, int rows, int output, int columns, At at, uint32_t* to) {
+  const int pairs = raising.pairs;
   const auto place = [&](int word) {
-    const int64_t tile = static_cast<int64_t>(word / raising.words) * columns;
-    return to + tile * kTileWords + word % raising.words * kRows;
+    return to + word / raising.words * columns * kTileWords + word % raising.words * kRows;
   };
   for (int pair = 0; pair < pairs; ++pair) {
-    const __mmask16 is_there = 2 * pair + 1 < rows ? 0xffff : 0;
+    const __mmask16 is_there = pair + pairs < rows ? 0xffff : 0;
     for (int c = 0; c < columns; ++c) {
-      const Vec even = load(at(2 * pair, c * kRows)), odd = load(is_there, at(2 * pair + 1, c * kRows));
-      const __m512i first = pair_weights<planes, 0>(even, odd);
-      const __m512i rest = planes > 1 ? pair_weights<planes, 1>(even, odd) : first;
+      __m512i words[planes];
+      const int first = output + c * kRows;
+      pair_numbers<planes>(load(at(pair, first)), load(is_there, at(pair + pairs, first)), words);
 #pragma GCC unroll 5
       for (int term = 0; term < terms_of(planes); ++term) {
         uint32_t* tile = place(term * pairs + pair) + c * kTileWords;
-        _mm512_storeu_si512(tile, kTerms[term].weight ? rest : first);
+        _mm512_storeu_si512(tile, words[kTerms[term].weight]);
       }
     }
   }
@@ -1048,103 +1078,113 @@ void pair_up(const Raising& raising, int rows, int outputs, At at, uint32_t* to)
   }
 }
 
-// sums[tile][row][..] = tiles of tokens times one column of tiles of weights. Tokens have `words` a
-// step and planes of `plane` words, tiles of weights stand `next` words apart. Registers: 0 to 3 sums,
-// 4 and 5 tokens, 6 and 7 weights.
-template <int tiles, int planes>
-void multiply_low(const uint32_t* x, int64_t stride, int rows, int words, int64_t plane,
-                  const uint32_t* w, int64_t next, int steps, float* sums) {
-  zero_tiles();
-  const int64_t tile = rows * stride;
-  for (int step = 0; step < steps; ++step, x += words, w += next) {
-    load_tile<6>(w, kRows);
-    if constexpr (planes > 1) load_tile<7>(w + kTileWords, kRows);
-    const auto each = [&](auto weights, const uint32_t* tokens) {
-      load_tile<4>(tokens, stride);
-      add_bf16_tile<0, 4, weights>();
-      if constexpr (tiles > 1) {
-        load_tile<5>(tokens + tile, stride);
-        add_bf16_tile<1, 5, weights>();
-      }
-      if constexpr (tiles > 2) {
-        load_tile<4>(tokens + 2 * tile, stride);
-        add_bf16_tile<2, 4, weights>();
-      }
-      if constexpr (tiles > 3) {
-        load_tile<5>(tokens + 3 * tile, stride);
-        add_bf16_tile<3, 5, weights>();
-      }
-    };
-    constexpr std::integral_constant<int, 6> kFirst{};
-    constexpr std::integral_constant<int, 7> kRest{};
-    each(kFirst, x);
-    if constexpr (planes > 1) {
-      each(kRest, x);
-      each(kFirst, x + plane);
-      each(kRest, x + plane);
-      each(kFirst, x + 2 * plane);
-    }
+// Splits up a step of inputs, of which so many are `left`, into [plane][kLowTokens][word].
+template <int planes>
+void split_step(const float* from, int64_t stride, int left, int tokens, uint32_t* to) {
+  const __mmask16 has_high = left > kRows ? 0xffff : 0;
+  for (int t = 0; t < tokens; ++t, from += stride, to += kRows) {
+    __m512i words[planes];
+    pair_numbers<planes>(load(from), load(has_high, from + kRows), words);
+    for (int p = 0; p < planes; ++p) _mm512_storeu_si512(to + p * kLowTokens * kRows, words[p]);
   }
-  store_tile<0>(sums, kRows);
-  if constexpr (tiles > 1) store_tile<1>(sums + kTileWords, kRows);
-  if constexpr (tiles > 2) store_tile<2>(sums + 2 * kTileWords, kRows);
-  if constexpr (tiles > 3) store_tile<3>(sums + 3 * kTileWords, kRows);
 }
 
-// Multiplies up to kLowTokens tokens that were split up; `take` gets a token, an output, and the
-// product's 16 numbers from there on.
-template <int planes, class Take>
-void multiply_all_low(int tokens, const uint32_t* x, int64_t stride, int words, int64_t plane,
-                      int steps, const uint32_t* weights, int columns, Take take) {
-  const int tiles = (tokens + kRows - 1) / kRows, rows = (tokens + tiles - 1) / tiles;
-  const int64_t tile = weight_planes(planes) * kTileWords;
-  shape_tiles(2, rows, words);
-  alignas(64) float sums[kLowTiles * kTileWords];
-  for (int c = 0; c < columns; ++c, weights += tile) {
-    const auto multiply = [&](auto count) {
-      multiply_low<count, planes>(x, stride, rows, words, plane, weights, columns * tile, steps, sums);
-    };
-    switch (tiles) {
-      case 1:
-        multiply(std::integral_constant<int, 1>{});
-        break;
-      case 2:
-        multiply(std::integral_constant<int, 2>{});
-        break;
-      case 3:
-        multiply(std::integral_constant<int, 3>{});
-        break;
-      default:
-        multiply(std::integral_constant<int, kLowTiles>{});
-    }
-    for (int t = 0; t < tokens; ++t) {
-      take(t, c * kRows, load(sums + t / rows * kTileWords + t % rows * kRows));
+// Tokens that were split up into words, and how far apart they are.
+struct SplitTokens {
+  const uint32_t* words;
+  int64_t token, plane, step;
+};
+
+// Some columns of weights as tiles [step][column][plane], with `next` words from one step to the next.
+struct SplitWeights {
+  const uint32_t* words;
+  int64_t next;
+  int steps;
+};
+
+// sums[column][tile][row][..] = tiles of tokens times columns of weights. Calls `prepare` for each step
+// while the one before it is multiplied. Registers: 0 to 5 sums, 6 tokens, 7 weights.
+template <int tiles, int columns, int planes, class Prepare>
+void sum_up_low(const SplitTokens& x, int rows, const SplitWeights& w, float* sums, Prepare prepare) {
+  const int64_t token = x.token, next_plane = x.plane, next_tile = rows * token;
+  each_constant<tiles * columns>([](auto sum) { zero_tile<decltype(sum)::value>(); });
+  prepare(0);
+  for (int step = 0; step < w.steps; ++step) {
+    if (step + 1 < w.steps) prepare(step + 1);
+    const uint32_t *tokens = x.words + step * x.step, *weights = w.words + step * w.next;
+    each_constant<columns>([&](auto column) {
+      each_constant<weight_planes(planes)>([&](auto weight) {
+        load_tile<7>(weights, kRows);
+        weights += kTileWords;
+        each_constant<planes - weight>([&](auto plane) {
+          each_constant<tiles>([&](auto tile) {
+            load_tile<6>(tokens + plane * next_plane + tile * next_tile, token);
+            add_bf16_tile<decltype(column)::value * tiles + decltype(tile)::value, 6, 7>();
+          });
+        });
+      });
+    });
+  }
+  each_constant<tiles * columns>([&](auto sum) {
+    store_tile<decltype(sum)::value>(sums + sum * kTileWords, kRows);
+  });
+}
+
+// Multiplies up to kLowTokens tokens by up to kLowColumns columns, with tiles of `rows` tokens; `take`
+// gets a token, a column, and their 16 sums.
+template <int planes, class Prepare, class Take>
+void multiply_low(const SplitTokens& x, int tokens, int rows, const SplitWeights& w, int columns,
+                  Prepare prepare, Take take) {
+  alignas(64) float sums[kLowTiles * kLowColumns * kTileWords];
+  const int tiles = (tokens + rows - 1) / rows;
+  with_constant<kLowTiles>(tiles, [&](auto tiles) {
+    with_constant<kLowColumns>(columns, [&](auto columns) {
+      sum_up_low<decltype(tiles)::value, decltype(columns)::value, planes>(x, rows, w, sums, prepare);
+    });
+  });
+  for (int tile = 0; tile < tiles; ++tile) {
+    const float* from = sums + tile * kTileWords;
+    const int stop = std::min((tile + 1) * rows, tokens);
+    for (int t = tile * rows; t < stop; ++t, from += kRows) {
+      for (int c = 0; c < columns; ++c) take(t, c, load(from + c * tiles * kTileWords));
     }
   }
 }
 
-// x down for tokens of one adapter; `space` is for kLowTokens of them, `weights` for those of down.
+// x down for tokens of one adapter; `space` is for kLowTokens of them, `weights` for those of down,
+// which are fetched `kAhead` bytes ahead.
 template <int planes, class Take>
 void lower_by_tiles(const Half* down, int inputs, int outputs, const float* x, int64_t x_stride,
                     int tokens, uint32_t* space, uint32_t* weights, Take take) {
-  const int plane = round_up(inputs, kStep) / 2, columns = (outputs + kRows - 1) / kRows;
-  const int64_t stride = planes * plane + kPad;
-  pair_down<weight_planes(planes)>(down, inputs, outputs, weights);
-  for (int first = 0; first < tokens; first += kLowTokens) {
-    const int count = std::min(kLowTokens, tokens - first);
-    for (int t = 0; t < count; ++t) {
-      const float* from = x + (first + t) * x_stride;
-      for (int i = 0; i < 2 * plane; i += kLanes) {
-        __m256i split[planes];
-        split_numbers<planes>(i < inputs ? load(from + i) : _mm512_setzero_ps(), split);
-        for (int p = 0; p < planes; ++p) {
-          uint32_t* to = space + t * stride + p * plane + i / 2;
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), split[p]);
-        }
+  constexpr int kAhead = 2048, kWeightPlanes = weight_planes(planes);
+  const int steps = (inputs + kStep - 1) / kStep, columns = (outputs + kRows - 1) / kRows;
+  const int64_t step_bytes = static_cast<int64_t>(kStep) * outputs * sizeof(Half);
+  const SplitTokens split{space, kRows, kLowTokens * kRows, planes * kLowTokens * kRows};
+  const SplitWeights all{weights, static_cast<int64_t>(columns) * kWeightPlanes * kTileWords, steps};
+  const int parts = (tokens + kLowTokens - 1) / kLowTokens;
+  fetch_all(down, kAhead);
+  for (int part = 0; part < parts; ++part) {
+    const int first = part_of(tokens, part, parts), count = part_of(tokens, part + 1, parts) - first;
+    const int tiles = (count + kRows - 1) / kRows, rows = (count + tiles - 1) / tiles;
+    shape_tiles(1, rows, kRows, kLowTiles * kLowColumns);
+    const auto prepare = [&](int step) {
+      const int input = step * kStep;
+      if (first == 0) {
+        fetch_all(reinterpret_cast<const char*>(down) + kAhead + step * step_bytes, step_bytes);
+        pair_down<kWeightPlanes>(down, inputs, outputs, input, weights + step * all.next);
       }
+      uint32_t* to = space + step * split.step;
+      split_step<planes>(x + first * x_stride + input, x_stride, inputs - input, count, to);
+    };
+    for (int c = 0; c < columns; c += kLowColumns) {
+      const SplitWeights some{weights + c * kWeightPlanes * kTileWords, all.next, steps};
+      multiply_low<planes>(
+          split, count, rows, some, std::min(kLowColumns, columns - c),
+          [&](int step) {
+            if (c == 0) prepare(step);
+          },
+          [=](int t, int column, Vec sum) { take(first + t, (c + column) * kRows, sum); });
     }
-    multiply_all_low<planes>(count, space, stride, kRows, plane, plane / kRows, weights, columns,
-                             [&](int t, int output, Vec sum) { take(first + t, output, sum); });
   }
 }
 
@@ -1156,26 +1196,42 @@ void raise_by_tiles(int rows, int outputs, int tokens, uint32_t* space, uint32_t
   constexpr int kParts = terms_of(planes);
   const Raising raising(rows, kParts);
   const int64_t stride = raising.steps * raising.words + kPad;
-  pair_up<planes>(raising, rows, outputs, at, weights);
-  for (int first = 0; first < tokens; first += kLowTokens) {
-    const int count = std::min(kLowTokens, tokens - first);
-    for (int t = 0; t < count; ++t) {
-      uint32_t* to = space + t * stride;
-      for (int i = 0; i < raising.each; i += kLanes) {
-        const auto words = static_cast<__mmask8>(first_lanes((raising.each - i) / 2));
-        __m256i split[planes];
-        split_numbers<planes>(number(first + t, i), split);
+  uint32_t* to = space;
+  for (int t = 0; t < tokens; ++t, to += stride) {
+    for (int i = 0; i < raising.pairs; i += kLanes) {
+      const __mmask16 is_there = first_lanes(raising.pairs - i);
+      __m512i words[planes];
+      pair_numbers<planes>(number(t, i), number(t, i + raising.pairs), words);
 #pragma GCC unroll 5
-        for (int term = 0; term < kParts; ++term) {
-          uint32_t* place = to + (term * raising.each + i) / 2;
-          _mm256_mask_storeu_epi32(place, words, split[kTerms[term].token]);
-        }
+      for (int term = 0; term < kParts; ++term) {
+        uint32_t* place = to + term * raising.pairs + i;
+        _mm512_mask_storeu_epi32(place, is_there, words[kTerms[term].token]);
       }
-      std::fill(to + kParts * raising.each / 2, to + raising.steps * raising.words, 0);
     }
-    multiply_all_low<1>(count, space, stride, raising.words, 0, raising.steps, weights,
-                        outputs / kRows,
-                        [&](int t, int output, Vec sum) { take(first + t, output, sum); });
+    std::fill(to + kParts * raising.pairs, to + raising.steps * raising.words, 0);
+  }
+  const int tiles = (tokens + kRows - 1) / kRows, tile_rows = (tokens + tiles - 1) / tiles;
+  const int most = kLowTiles * tile_rows, columns = outputs / kRows;
+  const int64_t next = static_cast<int64_t>(raising.steps) * kLowColumns * kTileWords;
+  shape_tiles(1, tile_rows, raising.words, kLowTiles * kLowColumns);
+  const auto count_of = [&](int c) { return std::min(kLowColumns, columns - c); };
+  // nobody asks again for weights that all tokens have met at once: two places for them stay near
+  const auto place_of = [&](int c) {
+    const int group = c / kLowColumns;
+    return weights + (tokens > most ? group : group % 2) * next;
+  };
+  const auto pair = [&](int c) {
+    if (c < columns) pair_up<planes>(raising, rows, c * kRows, count_of(c), at, place_of(c));
+  };
+  pair(0);
+  for (int first = 0; first < tokens; first += most) {
+    const SplitTokens split{space + first * stride, stride, 0, raising.words};
+    for (int c = 0; c < columns; c += kLowColumns) {
+      if (first == 0) pair(c + kLowColumns);
+      const SplitWeights some{place_of(c), count_of(c) * kTileWords, raising.steps};
+      multiply_low<1>(split, std::min(most, tokens - first), tile_rows, some, count_of(c), [](int) {},
+                      [=](int t, int column, Vec sum) { take(first + t, (c + column) * kRows, sum); });
+    }
   }
 }
 
@@ -1430,10 +1486,11 @@ struct Sizes {
       };
       const int planes = Format::kLowPlanes, plane = round_up(most(kFfnDown), kStep) / 2;
       const Raising raising(batch.columns + 1, terms_of(planes));
-      const int64_t token = std::max(plane * planes, raising.steps * raising.words) + kPad;
+      const int64_t lowered = static_cast<int64_t>(kLowTokens) * plane * planes;
+      const int64_t raised = (block + kRows) * (raising.steps * raising.words + kPad);
       const int64_t down = static_cast<int64_t>(plane) * batch.columns * weight_planes(planes);
       const int64_t up = static_cast<int64_t>(raising.steps) * kRows * most(kFfnUp);
-      low_weights = low_words + kLowTokens * token;
+      low_weights = low_words + std::max(lowered, raised);
       own = low_weights + std::max(down, up);
     }
     own = (own + 1023) / 1024 * 1024;
@@ -1503,11 +1560,13 @@ class Pass {
   // Calls `work` with each run of tokens of one adapter: the adapter, its first token, the one behind.
   template <class Work>
   void each_adapter(int first, int count, Work work) const {
-    for (int token = first; token < first + count;) {
-      const Adapter& adapter = adapter_of(token);
-      int stop = token;
-      while (stop < first + count && &adapter_of(stop) == &adapter) ++stop;
-      work(adapter, token, stop);
+    const int end = first + count;
+    for (int token = first; token < end;) {
+      int row = batch_.row_of_token[token], stop = batch_.starts[row + 1];
+      const Adapter* adapter = batch_.adapters[row];
+      while (stop < end && batch_.adapters[++row] == adapter) stop = batch_.starts[row + 1];
+      stop = std::min(stop, end);
+      work(*adapter, token, stop);
       token = stop;
     }
   }
@@ -1546,7 +1605,8 @@ class Pass {
         fetch_prefix(index, first_row);
         for (int row = first_row; row < stop_row; ++row) {
           if (row + 1 < stop_row) fetch_prefix(index, row + 1);
-          for (int head = 0; head < encoder_.heads; ++head) attend_head(index, row, head);
+          const PrefixGates gates = prefix_gates(index, row);
+          for (int head = 0; head < encoder_.heads; ++head) attend_head(index, row, head, gates);
         }
       });
     }
@@ -1614,8 +1674,17 @@ class Pass {
     const int heads = encoder_.heads, items = batch_.rows * heads;
     // neighbours share memory: a thread takes a run of them
     const int run = std::max(1, items / (8 * threads_));
+    int known = -1;
+    PrefixGates gates;
 #pragma omp for schedule(dynamic, run)
-    for (int item = 0; item < items; ++item) attend_head(index, item / heads, item % heads);
+    for (int item = 0; item < items; ++item) {
+      const int row = item / heads;
+      if (row != known) {
+        fetch_prefix(index, row);
+        gates = prefix_gates(index, known = row);
+      }
+      attend_head(index, row, item % heads, gates);
+    }
   }
 
   // `each` calls its argument for blocks of tokens and returns when all are done.
@@ -1698,9 +1767,10 @@ class Pass {
       if constexpr (Format::kIsTiled) {
         if (adapter.is_half) {
           const int width = part.rank + part.gates, tokens = stop - token;
-          const auto take = [&](int t, int column, Vec sum) {
-            const Vec bias = load(first_lanes(width - column), part.bias + column);
-            store(to + t * batch_.columns + column, _mm512_add_ps(sum, bias));
+          const auto take = [to, width, bias = part.bias, stride = batch_.columns](int t, int column,
+                                                                                   Vec sum) {
+            const Vec start = load(first_lanes(width - column), bias + column);
+            store(to + t * stride + column, _mm512_add_ps(sum, start));
           };
           lower_by_tiles<Format::kLowPlanes>(static_cast<const Half*>(part.down), inputs, width, from,
                                              x_stride, tokens, own_words(sizes_.low_words),
@@ -1817,9 +1887,11 @@ class Pass {
       const LowRank& part = part_at(after, adapter);
       const int tokens = stop - token, first_column = column_of(adapter);
       float* out = after.out + static_cast<int64_t>(token - first) * after.out_stride + output;
-      const auto take = [&](int t, int o, Vec sum) {
-        store(out + static_cast<int64_t>(t) * after.out_stride + o,
-              _mm512_add_ps(sum, load(linear.bias + output + o)));
+      const int64_t stride = after.out_stride;
+      const auto take = [out, stride, bias = linear.bias + output](int t, int o, Vec sum) {
+        float* place = out + t * stride + o;
+        store(place, _mm512_add_ps(sum, load(bias + o)));
+        fetch_next(place + kLowColumns * kLanes);
       };
       if (first_column < 0) {
         for (int t = 0; t < tokens; ++t) {
@@ -1868,7 +1940,23 @@ class Pass {
     fetch_numbers(adapter, adapter.layers[index].prefix_values, count);
   }
 
-  void attend_head(int index, int row, int which) const {
+  struct PrefixGates {
+    float keys = 1.0f, values = 1.0f;
+  };
+
+  PrefixGates prefix_gates(int index, int row) const {
+    PrefixGates gates;
+    const Adapter& adapter = *batch_.adapters[row];
+    if (adapter.prefix_length && adapter.prefix_gates) {
+      const LowRank& part = adapter.layers[index].sites[kAttentionIn];
+      const int column = part.rank + part.lora_gates;
+      gates.keys = gates.values = gate_of_row(low_in_, row, column);
+      if (adapter.prefix_gates == 2) gates.values = gate_of_row(low_in_, row, column + 1);
+    }
+    return gates;
+  }
+
+  void attend_head(int index, int row, int which, const PrefixGates& gates) const {
     const int hidden = encoder_.hidden, size = hidden / encoder_.heads, offset = which * size;
     const int64_t start = batch_.starts[row];
     const int tokens = batch_.starts[row + 1] - batch_.starts[row];
@@ -1886,19 +1974,12 @@ class Pass {
                     {space + sizes_.keys, space + sizes_.values, space + sizes_.scores}};
     if (prefix) {
       const AdapterLayer& layer = adapter.layers[index];
-      float key_gate = 1.0f, value_gate = 1.0f;
-      if (adapter.prefix_gates) {
-        const LowRank& part = layer.sites[kAttentionIn];
-        const int column = part.rank + part.lora_gates;
-        key_gate = value_gate = gate_of_row(low_in_, row, column);
-        if (adapter.prefix_gates == 2) value_gate = gate_of_row(low_in_, row, column + 1);
-      }
       with_numbers_of(adapter, [&](auto numbers) {
         using Pointer = decltype(numbers);
         const auto *k = static_cast<Pointer>(layer.prefix_keys) + offset,
                    *v = static_cast<Pointer>(layer.prefix_values) + offset;
-        take_keys(k, hidden, prefix, key_gate, 0, head);
-        take_values(v, hidden, prefix, value_gate, 0, head);
+        take_keys(k, hidden, prefix, gates.keys, 0, head);
+        take_values(v, hidden, prefix, gates.values, 0, head);
       });
     }
     take_keys(fused + hidden, sizes_.fused, tokens, 1.0f, prefix, head);
@@ -1949,6 +2030,10 @@ class Pass {
   void finish_layer(int index, int first, int count) {
     const Layer& layer = encoder_.layers[index];
     const int hidden = encoder_.hidden;
+    each_adapter(first, count, [&](const Adapter& adapter, int, int) {
+      const LowRank& part = adapter.layers[index].sites[kBottleneck];
+      if (part.up) fetch_numbers(adapter, part.up, static_cast<int64_t>(part.rank + 1) * hidden);
+    });
     each_adapter(first, count, [&](const Adapter& adapter, int token, int stop) {
       const LowRank& part = adapter.layers[index].sites[kBottleneck];
       if (part.up) add_bottleneck(adapter, part, token, stop);
@@ -1984,6 +2069,7 @@ class Pass {
       if (adapter.is_half) {  // the gate is one more column of low, as the bias is one more row of up
         const int hidden = encoder_.hidden;
         const auto* up = static_cast<const Half*>(part.up);
+        float* const x = context_ + first * sizes_.hidden;
         return raise_by_tiles<Format::kLowPlanes>(
             part.rank + 1, hidden, stop - first, own_words(sizes_.low_words),
             own_words(sizes_.low_weights),
@@ -1994,9 +2080,10 @@ class Pass {
               return _mm512_mask_mov_ps(low, is_gate, all(gates[t]));
             },
             [&](int row, int output) { return up + static_cast<int64_t>(row) * hidden + output; },
-            [&](int t, int output, Vec sum) {
-              float* x = context_ + static_cast<int64_t>(first + t) * sizes_.hidden + output;
-              store(x, _mm512_add_ps(load(x), sum));
+            [x, stride = sizes_.hidden](int t, int output, Vec sum) {
+              float* place = x + t * stride + output;
+              store(place, _mm512_add_ps(load(place), sum));
+              fetch_next(place + kLowColumns * kLanes);
             });
       }
     }
