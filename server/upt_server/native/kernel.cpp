@@ -392,14 +392,14 @@ inline void fetch(const uint32_t*& ahead, int lines) {
   }
 }
 
-// Asks for a line of a token's outputs before they are its turn: where each token has a page of its own
-// the core does not guess it.
+// Asks for the line behind this one of a token's outputs, or of what is added to them: where each token
+// has a page of its own the core does not guess it.
 inline void fetch_next(const float* line) {
-  _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T0);
+  asm volatile("prefetcht0 %0" ::"m"(*line));
 }
 
-// Asks for what is needed a little later. In assembly, since compilers take a function that does
-// nothing else for one that does nothing.
+// Asks for what is needed a little later. In assembly, as above, since compilers take a function that
+// does nothing else for one that does nothing.
 inline void fetch_all(const void* from, int64_t bytes) {
   const char* line = static_cast<const char*>(from);
   for (const char* const stop = line + bytes; line < stop; line += 64) {
@@ -988,7 +988,8 @@ constexpr int kStep = 2 * kRows;               // inputs of a tile of bf16
 
 constexpr int weight_planes(int planes) { return std::min(planes, 2); }
 
-// The products that make up the whole: this plane of a token's number by that of a weight.
+// The products that make up the whole: this plane of a token's number by that of a weight, which count
+// less than `planes` together.
 struct Term {
   int token, weight;
 };
@@ -997,22 +998,19 @@ constexpr Term kTerms[] = {{0, 0}, {0, 1}, {1, 0}, {1, 1}, {2, 0}};
 constexpr int terms_of(int planes) { return planes == 1 ? 1 : 5; }
 
 // Words of two bf16, `low` in the lower half: the numbers to the nearest, or as the sum of several
-// planes, each of which says eight bits more.
+// planes, each of which says what those before it lack.
 template <int planes>
 void pair_numbers(Vec low, Vec high, __m512i (&words)[planes]) {
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-  const auto bits = [](Vec x) {
-    const __m512i whole = _mm512_castps_si512(x);
-    return planes == 1 ? _mm512_add_epi32(whole, _mm512_set1_epi32(0x8000)) : whole;
-  };
-  const auto cut = [&](Vec x) {
-    return _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), upper)));
-  };
 #pragma GCC unroll 3
   for (int p = 0; p < planes; ++p) {
-    const __m512i above = _mm512_and_si512(bits(high), upper);
-    words[p] = _mm512_or_si512(_mm512_srli_epi32(bits(low), 16), above);
-    if (p + 1 < planes) low = cut(low), high = cut(high);
+    const bool is_exact = planes > 1 && p + 1 == planes;
+    const __m512i half = _mm512_set1_epi32(is_exact ? 0 : 0x8000);
+    const __m512i below = _mm512_add_epi32(_mm512_castps_si512(low), half);
+    const __m512i above = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(high), half), upper);
+    words[p] = _mm512_or_si512(_mm512_srli_epi32(below, 16), above);
+    low = _mm512_sub_ps(low, _mm512_castsi512_ps(_mm512_and_si512(below, upper)));
+    high = _mm512_sub_ps(high, _mm512_castsi512_ps(above));
   }
 }
 
@@ -1028,7 +1026,7 @@ void pair_down(const Half* down, int inputs, int outputs, int first, uint32_t* t
     uint32_t* tile = to;
     for (int output = 0; output < outputs; output += kRows) {
       __m512i words[planes];
-      pair_numbers<planes>(row(input, output), row(input + kRows, output), words);
+      pair_numbers(row(input, output), row(input + kRows, output), words);
       for (int p = 0; p < planes; ++p, tile += kTileWords) _mm512_storeu_si512(tile, words[p]);
     }
   }
@@ -1061,9 +1059,9 @@ void pair_up(const Raising& raising, int rows, int output, int columns, At at, u
   for (int pair = 0; pair < pairs; ++pair) {
     const __mmask16 is_there = pair + pairs < rows ? 0xffff : 0;
     for (int c = 0; c < columns; ++c) {
-      __m512i words[planes];
+      __m512i words[weight_planes(planes)];
       const int first = output + c * kRows;
-      pair_numbers<planes>(load(at(pair, first)), load(is_there, at(pair + pairs, first)), words);
+      pair_numbers(load(at(pair, first)), load(is_there, at(pair + pairs, first)), words);
 #pragma GCC unroll 5
       for (int term = 0; term < terms_of(planes); ++term) {
         uint32_t* tile = place(term * pairs + pair) + c * kTileWords;
@@ -1084,7 +1082,7 @@ void split_step(const float* from, int64_t stride, int left, int tokens, uint32_
   const __mmask16 has_high = left > kRows ? 0xffff : 0;
   for (int t = 0; t < tokens; ++t, from += stride, to += kRows) {
     __m512i words[planes];
-    pair_numbers<planes>(load(from), load(has_high, from + kRows), words);
+    pair_numbers(load(from), load(has_high, from + kRows), words);
     for (int p = 0; p < planes; ++p) _mm512_storeu_si512(to + p * kLowTokens * kRows, words[p]);
   }
 }
@@ -1137,9 +1135,9 @@ void multiply_low(const SplitTokens& x, int tokens, int rows, const SplitWeights
                   Prepare prepare, Take take) {
   alignas(64) float sums[kLowTiles * kLowColumns * kTileWords];
   const int tiles = (tokens + rows - 1) / rows;
-  with_constant<kLowTiles>(tiles, [&](auto tiles) {
-    with_constant<kLowColumns>(columns, [&](auto columns) {
-      sum_up_low<decltype(tiles)::value, decltype(columns)::value, planes>(x, rows, w, sums, prepare);
+  with_constant<kLowTiles>(tiles, [&](auto high) {
+    with_constant<kLowColumns>(columns, [&](auto wide) {
+      sum_up_low<decltype(high)::value, decltype(wide)::value, planes>(x, rows, w, sums, prepare);
     });
   });
   for (int tile = 0; tile < tiles; ++tile) {
@@ -1160,7 +1158,7 @@ void lower_by_tiles(const Half* down, int inputs, int outputs, const float* x, i
   const int steps = (inputs + kStep - 1) / kStep, columns = (outputs + kRows - 1) / kRows;
   const int64_t step_bytes = static_cast<int64_t>(kStep) * outputs * sizeof(Half);
   const SplitTokens split{space, kRows, kLowTokens * kRows, planes * kLowTokens * kRows};
-  const SplitWeights all{weights, static_cast<int64_t>(columns) * kWeightPlanes * kTileWords, steps};
+  const int64_t next = static_cast<int64_t>(columns) * kWeightPlanes * kTileWords;
   const int parts = (tokens + kLowTokens - 1) / kLowTokens;
   fetch_all(down, kAhead);
   for (int part = 0; part < parts; ++part) {
@@ -1171,13 +1169,13 @@ void lower_by_tiles(const Half* down, int inputs, int outputs, const float* x, i
       const int input = step * kStep;
       if (first == 0) {
         fetch_all(reinterpret_cast<const char*>(down) + kAhead + step * step_bytes, step_bytes);
-        pair_down<kWeightPlanes>(down, inputs, outputs, input, weights + step * all.next);
+        pair_down<kWeightPlanes>(down, inputs, outputs, input, weights + step * next);
       }
       uint32_t* to = space + step * split.step;
       split_step<planes>(x + first * x_stride + input, x_stride, inputs - input, count, to);
     };
     for (int c = 0; c < columns; c += kLowColumns) {
-      const SplitWeights some{weights + c * kWeightPlanes * kTileWords, all.next, steps};
+      const SplitWeights some{weights + c * kWeightPlanes * kTileWords, next, steps};
       multiply_low<planes>(
           split, count, rows, some, std::min(kLowColumns, columns - c),
           [&](int step) {
@@ -1189,7 +1187,8 @@ void lower_by_tiles(const Half* down, int inputs, int outputs, const float* x, i
 }
 
 // low up for tokens of one adapter, with `rows` rows of up; `number` gives a token's 16 columns of low
-// from one on, `at` the place of a row and an output of up.
+// from one on, `at` the place of a row and an output of up. `space` is for all tokens and what a last
+// tile reads behind them, `weights` for those of up.
 template <int planes, class Number, class At, class Take>
 void raise_by_tiles(int rows, int outputs, int tokens, uint32_t* space, uint32_t* weights,
                     Number number, At at, Take take) {
@@ -1201,7 +1200,7 @@ void raise_by_tiles(int rows, int outputs, int tokens, uint32_t* space, uint32_t
     for (int i = 0; i < raising.pairs; i += kLanes) {
       const __mmask16 is_there = first_lanes(raising.pairs - i);
       __m512i words[planes];
-      pair_numbers<planes>(number(t, i), number(t, i + raising.pairs), words);
+      pair_numbers(number(t, i), number(t, i + raising.pairs), words);
 #pragma GCC unroll 5
       for (int term = 0; term < kParts; ++term) {
         uint32_t* place = to + term * raising.pairs + i;
@@ -2030,12 +2029,14 @@ class Pass {
   void finish_layer(int index, int first, int count) {
     const Layer& layer = encoder_.layers[index];
     const int hidden = encoder_.hidden;
-    each_adapter(first, count, [&](const Adapter& adapter, int, int) {
+    const auto fetch_up = [&](const Adapter& adapter) {
       const LowRank& part = adapter.layers[index].sites[kBottleneck];
       if (part.up) fetch_numbers(adapter, part.up, static_cast<int64_t>(part.rank + 1) * hidden);
-    });
+    };
+    fetch_up(adapter_of(first));
     each_adapter(first, count, [&](const Adapter& adapter, int token, int stop) {
       const LowRank& part = adapter.layers[index].sites[kBottleneck];
+      if (stop < first + count) fetch_up(adapter_of(stop));
       if (part.up) add_bottleneck(adapter, part, token, stop);
     });
     for (int token = first; token < first + count; ++token) {
@@ -2069,7 +2070,7 @@ class Pass {
       if (adapter.is_half) {  // the gate is one more column of low, as the bias is one more row of up
         const int hidden = encoder_.hidden;
         const auto* up = static_cast<const Half*>(part.up);
-        float* const x = context_ + first * sizes_.hidden;
+        float* const x = context_ + static_cast<int64_t>(first) * sizes_.hidden;
         return raise_by_tiles<Format::kLowPlanes>(
             part.rank + 1, hidden, stop - first, own_words(sizes_.low_words),
             own_words(sizes_.low_weights),
