@@ -24,6 +24,7 @@ from upt_zoo.references import Reference
 from upt_zoo.tokenization import Tokenizer
 
 RUNNER = CliRunner()
+SHIPPED = sorted((Path(__file__).parents[2] / "training" / "pretraining").glob("*.yaml"))
 KEYS: dict[str, Any] = {
     "name": "tiny-texts",
     "texts": ["texts.txt"],
@@ -292,3 +293,10 @@ def test_what_cannot_run_says_why_before_it_trains(
 ) -> None:
     with pytest.raises(error, match=message):
         run(folder, "pretrain", write(folder, backbone.directory, **changes), *arguments)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_the_recipes_that_ship_pretrain_an_adapter_for_their_task(file: Path) -> None:
+    recipe = read_pretraining(file)
+    assert not recipe.is_of_backbone
+    assert recipe.name == f"{recipe.task}-tapt".replace("_", "-") == file.stem
