@@ -9,13 +9,13 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from upt_benchmarks.ports import free_port
 from upt_zoo.catalogue import embedded_catalogue
 
 ROOT = Path(__file__).parents[2]
@@ -111,11 +111,11 @@ def _in_here(text: str) -> str:
 
 
 def _free_ports() -> list[str]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in _PORTS]
-    ports = [str(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Choose ports that no other program gets by chance until the script's servers listen there."""
+    ports: set[int] = set()
+    while len(ports) < len(_PORTS):
+        ports.add(free_port())
+    return [str(port) for port in ports]
 
 
 def _furnish(folder: Path) -> Path:
