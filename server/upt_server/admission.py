@@ -1,21 +1,20 @@
 """What is taken into the queue: what there is room and time for. Pure: the clock comes in."""
 
 from collections.abc import Sequence
-from math import ceil
 from typing import Generic
 
 from upt_server.pace import Pace
-from upt_server.scheduling import Budget, FairQueue, Waiting, WaitingT
+from upt_server.scheduling import FairQueue, QueuedT, Waiting
 from upt_zoo.errors import InvalidInput, Overloaded
 
 _RETRY_BOUNDS_S = (0.05, 30.0)
 
 
-class Admission(Generic[WaitingT]):
+class Admission(Generic[QueuedT]):
     """Judges by what waits in a queue and by the pace at which it is worked off."""
 
-    def __init__(self, queue: FairQueue[WaitingT], pace: Pace, budget: Budget) -> None:
-        self._queue, self._pace, self._budget = queue, pace, budget
+    def __init__(self, queue: FairQueue[QueuedT], pace: Pace) -> None:
+        self._queue, self._pace = queue, pace
 
     def check_room(self, tokens: int, now_s: float) -> None:
         """Check whether the queue would take so many tokens.
@@ -65,11 +64,9 @@ class Admission(Generic[WaitingT]):
     def _wait_s(self, tokens: int, now_s: float) -> float:
         """Estimate when so many tokens of the queue are computed, after the batch at work.
 
-        A row is answered when its batch is; all but the next batch will be full by then.
+        What joins a row's batch behind it makes it no later than it may be.
         """
-        batch = self._budget.tokens
-        filled = tokens if tokens <= batch else ceil(tokens / batch) * batch
-        return self._pace.seconds(filled + self._pace.running_tokens, now_s)
+        return self._pace.seconds(tokens + self._pace.running_tokens, now_s)
 
 
 def _bounded(retry_after_s: float) -> float:

@@ -97,6 +97,7 @@ class _Entry:
     weight: int
     priority: Priority
     tokens: int
+    ends_at_s: float
     call: _Call
     index: int
 
@@ -120,7 +121,7 @@ class Batcher:
         self._tracer = tracer
         self._queue = FairQueue[_Entry](max_queue_tokens)
         self._pace = Pace()
-        self._admission = Admission(self._queue, self._pace, budget)
+        self._admission = Admission(self._queue, self._pace)
         self._running: asyncio.Future[tuple[list[Logits | Exception], float]] | None = None
         self._is_starting = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="upt-runner", initializer=_give_way)
@@ -142,6 +143,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         record = at_hand()
         call = _Call(loop.create_future(), len(jobs), record.span if record else None)
+        started = perf_counter()
         entries = [
             _Entry(
                 row=job.row,
@@ -149,13 +151,13 @@ class Batcher:
                 weight=job.weight,
                 priority=job.priority,
                 tokens=job.tokens,
+                ends_at_s=started + time_left_s,
                 call=call,
                 index=index,
             )
             for index, job in enumerate(jobs)
         ]
         self.check_admission(entries, time_left_s)
-        started = perf_counter()
         self._queue.add(entries)
         call.enter_queue()
         if self._running is None and not self._is_starting:
@@ -197,7 +199,8 @@ class Batcher:
         self._is_starting = False
         if self._running is not None or not self._queue:
             return
-        entries = self._queue.take(self._budget)
+        now_s = perf_counter()
+        entries = self._queue.take(self._budget, lambda end_s: self._pace.tokens(end_s - now_s))
         self._pace.start(sum(entry.tokens for entry in entries), perf_counter())
         self._running = asyncio.get_running_loop().run_in_executor(
             self._thread, self._run, [entry.row for entry in entries]

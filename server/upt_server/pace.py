@@ -32,7 +32,15 @@ class Pace:
 
         A batch that takes longer than it should counts as done: how long it will go on is unknown.
         """
-        per_s = self._tokens / self._seconds if self._seconds else _FIRST_TOKENS_PER_S
+        per_s = self._tokens_per_s
         at_work = self.running_tokens / per_s
         done_s = min(now_s - self._started_at_s, at_work) if self.running_tokens else 0.0
         return _CAUTION * (tokens / per_s - done_s)
+
+    def tokens(self, seconds: float) -> float:
+        """Estimate as cautiously how many tokens a batch may have that takes so long at most."""
+        return seconds * self._tokens_per_s / _CAUTION
+
+    @property
+    def _tokens_per_s(self) -> float:
+        return self._tokens / self._seconds if self._seconds else _FIRST_TOKENS_PER_S

@@ -5,13 +5,16 @@ while its credit in tokens lasts, gets new credit by its weight, and goes to the
 tokens in proportion to its weight however many rows it has waiting, a credit too small for a long
 row grows from turn to turn, and who comes in waits for one round at most.
 
+A batch is only as long as the deadlines of its rows allow, where they can be kept at all.
+
 Source: Shreedhar and Varghese 1996, Efficient fair queuing using deficit round-robin. A queue that
 many share: Choudhury and Hahne 1998, Dynamic queue length thresholds.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Generic, Literal, Protocol, TypeVar, get_args
 
 from upt_zoo.errors import InvalidReference, InvalidSpec
@@ -51,7 +54,16 @@ class Waiting(Protocol):
         ...
 
 
-WaitingT = TypeVar("WaitingT", bound=Waiting)
+class Queued(Waiting, Protocol):
+    """A row that was taken in, and when its answer is of no use any more."""
+
+    @property
+    def ends_at_s(self) -> float:
+        """By the clock that ``FairQueue.take`` is asked by; infinite for who waits for ever."""
+        ...
+
+
+QueuedT = TypeVar("QueuedT", bound=Queued)
 _Key = tuple[str, Priority]
 
 
@@ -63,30 +75,54 @@ class Budget:
     rows: int = 256
 
 
-class _Flow(Generic[WaitingT]):
+class _Flow(Generic[QueuedT]):
     """The rows of one adapter and priority; ``credit`` is what its turn may still cost."""
 
-    def __init__(self, first: WaitingT) -> None:
+    def __init__(self, first: QueuedT) -> None:
         # ordered, with removal from anywhere; a dict would walk over all that was taken before
-        self.rows: OrderedDict[WaitingT, None] = OrderedDict()
+        self.rows: OrderedDict[QueuedT, None] = OrderedDict()
         self.tokens = 0
         self.quantum = self.credit = _quantum(first)
 
-    def add(self, row: WaitingT) -> None:
+    def add(self, row: QueuedT) -> None:
         self.rows[row] = None
         self.tokens += row.tokens
 
-    def remove(self, row: WaitingT) -> None:
+    def remove(self, row: QueuedT) -> None:
         del self.rows[row]
         self.tokens -= row.tokens
 
 
-class FairQueue(Generic[WaitingT]):
+class _Batch(Generic[QueuedT]):
+    """Rows of the next batch; ``_room`` is how many tokens may still come."""
+
+    def __init__(self, budget: Budget, tokens_by: Callable[[float], float]) -> None:
+        self.rows: list[QueuedT] = []
+        self._most_rows, self._tokens_by = budget.rows, tokens_by
+        self._tokens, self._room = 0, float(budget.tokens)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.rows) >= self._most_rows
+
+    def has_room(self, row: QueuedT) -> bool:
+        return not self.rows or row.tokens <= self._room
+
+    def add(self, row: QueuedT) -> None:
+        self.rows.append(row)
+        self._tokens += row.tokens
+        self._room -= row.tokens
+        spare = self._tokens_by(row.ends_at_s) - self._tokens
+        if spare >= 0:  # else it is late, whatever comes
+            self._room = min(self._room, spare)
+
+
+class FairQueue(Generic[QueuedT]):
     """Rows that wait, at most ``max_tokens``; the same calls always give the same batches."""
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
-        self._flows: OrderedDict[_Key, _Flow[WaitingT]] = OrderedDict()
+        self._flows: OrderedDict[_Key, _Flow[QueuedT]] = OrderedDict()
         self._rows = self._tokens = 0
 
     def __len__(self) -> int:
@@ -134,7 +170,7 @@ class FairQueue(Generic[WaitingT]):
         waiting = sum(own.values()) + sum(flow.tokens for flow in others)
         return int(min(in_turn, 2 * waiting))
 
-    def add(self, rows: Iterable[WaitingT]) -> None:
+    def add(self, rows: Iterable[QueuedT]) -> None:
         """Add rows behind those of their adapter and priority."""
         for row in rows:
             key = _key(row)
@@ -145,52 +181,52 @@ class FairQueue(Generic[WaitingT]):
             self._rows += 1
             self._tokens += row.tokens
 
-    def discard(self, rows: Iterable[WaitingT]) -> None:
+    def discard(self, rows: Iterable[QueuedT]) -> None:
         """Remove those of the rows that still wait."""
         for row in rows:
             flow = self._flows.get(_key(row))
             if flow is not None and row in flow.rows:
                 self._remove(flow, row)
 
-    def take(self, budget: Budget) -> list[WaitingT]:
+    def take(
+        self, budget: Budget, tokens_by: Callable[[float], float] = lambda _: inf
+    ) -> list[QueuedT]:
         """Remove the next batch and return it; the first row is in it, however large.
 
-        A row that does not fit ends the turns: its adapter is the first of the next batch. What
-        room is left goes to others' smaller rows, on credit that they have yet to get.
+        ``tokens_by`` says how many tokens of a batch that starts now are computed by a time. A
+        batch ends where one more row would make one of its rows late, unless that one is too late
+        already. A row that does not fit ends the turns: its adapter is the first of the next batch.
+        What room is left goes to others' smaller rows, on credit that they have yet to get.
         """
-        selected: list[WaitingT] = []
-        room = budget.tokens
-        while self._flows and len(selected) < budget.rows:
+        batch: _Batch[QueuedT] = _Batch(budget, tokens_by)
+        while self._flows and not batch.is_full:
             key, flow = next(iter(self._flows.items()))
             row = next(iter(flow.rows))
             if row.tokens > flow.credit:
                 flow.credit += flow.quantum
                 self._flows.move_to_end(key)
                 continue
-            if selected and row.tokens > room:
-                return selected + self._fill(room, budget.rows - len(selected))
-            selected.append(self._take(flow, row))
-            room -= row.tokens
-        return selected
+            if not batch.has_room(row):
+                self._fill(batch)
+                break
+            self._move(flow, row, batch)
+        return batch.rows
 
-    def _fill(self, room: int, most: int) -> list[WaitingT]:
-        """Remove rows that fit, in the order of turns; no row overtakes one of its own kind."""
-        selected: list[WaitingT] = []
+    def _fill(self, batch: "_Batch[QueuedT]") -> None:
+        """Move rows that fit, in the order of turns; no row overtakes one of its own kind."""
         for flow in list(self._flows.values()):
-            while flow.rows and len(selected) < most:
+            while flow.rows and not batch.is_full:
                 row = next(iter(flow.rows))
-                if row.tokens > room:
+                if not batch.has_room(row):
                     break
-                selected.append(self._take(flow, row))
-                room -= row.tokens
-        return selected
+                self._move(flow, row, batch)
 
-    def _take(self, flow: _Flow[WaitingT], row: WaitingT) -> WaitingT:
+    def _move(self, flow: _Flow[QueuedT], row: QueuedT, batch: "_Batch[QueuedT]") -> None:
         self._remove(flow, row)
         flow.credit -= row.tokens
-        return row
+        batch.add(row)
 
-    def _remove(self, flow: _Flow[WaitingT], row: WaitingT) -> None:
+    def _remove(self, flow: _Flow[QueuedT], row: QueuedT) -> None:
         flow.remove(row)
         if not flow.rows:
             del self._flows[_key(row)]

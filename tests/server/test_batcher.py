@@ -200,6 +200,22 @@ async def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(fake: F
     assert is_right(jobs, patient.result())
 
 
+async def test_who_comes_later_does_not_lengthen_a_batch_beyond_a_deadline(
+    fake: FakeRunner,
+) -> None:
+    fake.hold()
+    async with make_batcher(fake) as batcher, asyncio.TaskGroup() as group:
+        group.create_task(batcher.compute([make_job(0, 1)]))
+        await fake.entered()
+        group.create_task(batcher.compute([make_job(1, 1, 2)], time_left_s=10.0))
+        await until(lambda: batcher.queue_rows == 1)
+        group.create_task(batcher.compute([make_job(2, *range(900))]))
+        await until(lambda: batcher.queue_rows == 2)
+        await asyncio.sleep(0.02)  # at most 50 tokens a second
+        fake.release()
+    assert [len(rows) for rows in fake.batches] == [1, 1, 1]
+
+
 async def test_a_call_of_a_quiet_adapter_need_not_wait_for_the_backlog_of_a_hot_one(
     fake: FakeRunner,
 ) -> None:

@@ -41,3 +41,8 @@ def test_a_batch_that_takes_too_long_counts_as_done_and_no_more() -> None:
 
 def test_before_the_first_batch_there_is_a_guess() -> None:
     assert 0 < Pace().seconds(1000, 0.0) < 10
+
+
+def test_what_a_batch_may_have_is_what_is_estimated_to_take_so_long() -> None:
+    pace = paced((1000, 0.5))
+    assert pace.seconds(pace.tokens(3.0), 0.0) == pytest.approx(3.0)

@@ -1,5 +1,7 @@
 from collections import Counter
 from dataclasses import dataclass
+from itertools import accumulate
+from math import inf
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ class Item:
     tokens: int
     weight: int = 1
     priority: Priority = "normal"
+    ends_at_s: float = inf
 
 
 items = st.builds(
@@ -25,6 +28,7 @@ items = st.builds(
     adapter=st.sampled_from("abcde"),
     tokens=st.integers(1, LONGEST),
     priority=st.sampled_from(PRIORITIES),
+    ends_at_s=st.integers(1, 30) | st.just(inf),
 )
 queues = st.lists(items, max_size=60)
 budgets = st.builds(Budget, tokens=st.integers(1, 120), rows=st.integers(1, 12))
@@ -95,6 +99,22 @@ def test_a_row_that_would_still_fit_is_never_left_out(rows: list[Item], budget: 
             (item.adapter, item.priority): item for item in reversed(rows) if item not in batch
         }
         assert all(item.tokens > room for item in heads.values())
+
+
+@given(queues, budgets)
+def test_no_row_is_made_late_by_rows_behind_it(rows: list[Item], budget: Budget) -> None:
+    queue = queue_of(rows)
+    while batch := queue.take(budget, lambda ends_at_s: 10 * ends_at_s):
+        taken_by = list(accumulate(item.tokens for item in batch))
+        for item, tokens in zip(batch, taken_by, strict=True):
+            assert not tokens <= 10 * item.ends_at_s < taken_by[-1]
+
+
+def test_rows_that_are_late_already_do_not_hold_up_the_others() -> None:
+    late = [Item("late", 20, ends_at_s=1.0) for _ in range(5)]
+    rows = [Item("others", 20) for _ in range(5)]
+    batch = queue_of([*late, *rows]).take(Budget(tokens=200), lambda ends_at_s: 10 * ends_at_s)
+    assert set(batch) == {*late, *rows}
 
 
 @settings(deadline=None)

@@ -8,7 +8,7 @@ leave, deadlines that pass in the queue (admission refuses what would), and inpu
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from math import sqrt
+from math import inf, sqrt
 from random import Random
 
 from upt_server.admission import Admission
@@ -40,6 +40,7 @@ class Call:
     ended: Callable[["Call", Overloaded | Unavailable | None], None]
     weight: int = 1
     priority: Priority = "normal"
+    ends_at_s: float = inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ class Replica:
         self.slots = Slots(clock, limits.slots, costs.load_s)
         self._queue = FairQueue[Call](limits.max_queue_tokens)
         self._pace = Pace()
-        self._admission = Admission(self._queue, self._pace, limits.budget)
+        self._admission = Admission(self._queue, self._pace)
         self._inside: dict[Call, bool] = {}  # whether it holds a lease
         self._running: list[Call] = []
         self._loads_paid = 0
@@ -121,6 +122,7 @@ class Replica:
         except Overloaded as error:
             self._end(call, error)
             return
+        call.ends_at_s = self._clock.now_s + self._limits.timeout_s
         self._queue.add([call])
         # calls that become ready meanwhile share the batch
         self._machine.hand_over(0, self._start_batch)
@@ -128,7 +130,10 @@ class Replica:
     def _start_batch(self) -> None:
         if self._running or not self._queue or not self._inside:
             return
-        self._running = batch = self._queue.take(self._limits.budget)
+        now_s = self._clock.now_s
+        self._running = batch = self._queue.take(
+            self._limits.budget, lambda end_s: self._pace.tokens(end_s - now_s)
+        )
         tokens = sum(call.tokens for call in batch)
         self._pace.start(tokens, self._clock.now_s)
         self._started_s = self._clock.now_s
