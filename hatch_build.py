@@ -11,13 +11,16 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _FOLDER = Path("server/upt_server/native")
-# what every CPU with AVX-512 has, and the two extensions that are asked for before they are used
-_MACHINE = ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-mprefer-vector-width=512"]
-_FLAGS = ["-std=c++17", "-O3", *_MACHINE, "-fopenmp", "-fPIC", "-shared", "-Wall", "-Wextra"]
+_FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-shared", "-Wall", "-Wextra"]
+_MACHINES = {
+    "avx2": ["-march=x86-64-v3"],
+    # what every CPU with AVX-512 has, and two extensions that are asked for before they are used
+    "avx512": ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-mprefer-vector-width=512"],
+}
 
 
 class KernelBuildHook(BuildHookInterface[Any]):
-    """Compiles ``kernel.cpp`` beside itself and marks the wheel as this platform's."""
+    """Compiles ``kernel.cpp`` beside itself, twice, and marks the wheel as this platform's."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build before the files are collected, for wheels and editable installations alike."""
@@ -28,17 +31,19 @@ class KernelBuildHook(BuildHookInterface[Any]):
             )
             return
         folder = Path(self.root) / _FOLDER
-        library = folder / "libupt_kernel.so"
-        partial = library.with_suffix(".partial")
         source = folder / "kernel.cpp"
-        identity = f'-DUPT_SOURCE="{hashlib.sha256(source.read_bytes()).hexdigest()}"'
-        command = [compiler, *_FLAGS, identity, str(source), "-o", str(partial)]
-        library.unlink(missing_ok=True)  # one of another source is worse than none
-        built = subprocess.run(command, capture_output=True, text=True, check=False)
-        if built.returncode:
-            self.app.display_warning(f"no native kernel: {compiler} failed\n{built.stderr}")
-            return
-        partial.replace(library)
-        build_data["artifacts"].append(f"{_FOLDER}/{library.name}")
+        sources = (folder / "vectors.h").read_bytes() + source.read_bytes()
+        identity = f'-DUPT_SOURCE="{hashlib.sha256(sources).hexdigest()}"'
+        for machine, flags in _MACHINES.items():
+            library = folder / f"libupt_kernel_{machine}.so"
+            partial = library.with_suffix(".partial")
+            command = [compiler, *_FLAGS, *flags, identity, str(source), "-o", str(partial)]
+            library.unlink(missing_ok=True)  # one of another source is worse than none
+            built = subprocess.run(command, capture_output=True, text=True, check=False)
+            if built.returncode:
+                self.app.display_warning(f"no native kernel: {compiler} failed\n{built.stderr}")
+                return
+            partial.replace(library)
+            build_data["artifacts"].append(f"{_FOLDER}/{library.name}")
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

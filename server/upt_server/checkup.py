@@ -96,8 +96,7 @@ def _kernel() -> Finding:
     lacking = {number: library.missing_for(number) for number in library.NUMBERS}
     able = [number for number, reason in lacking.items() if reason is None]
     if able:
-        unit = "AMX" if library.has_tiles() else "AVX-512"
-        return Finding(check="kernel", level="ok", text=f"{', '.join(able)} by {unit}")
+        return Finding(check="kernel", level="ok", text=f"{', '.join(able)} by {library.unit()}")
     return Finding(
         check="kernel",
         level="warning",

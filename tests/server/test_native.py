@@ -51,14 +51,24 @@ def skip_without(number: Number) -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(scope="module", autouse=True, params=["avx512", "amx"])
+UNITS = {"avx2": "AVX2", "avx512": "AVX-512", "amx": "AMX"}  # by what they are to what they say
+
+
+@pytest.fixture(scope="module", autouse=True, params=list(UNITS))
 def unit(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Let one unit of the CPU multiply, if there are two."""
-    if request.param == "amx" and not (library.missing_for("fp32") is None and library.has_tiles()):
-        pytest.skip("the CPU lacks AMX, or the system keeps it")
+    """Let one unit of the CPU multiply, if there are several."""
+    facts = library._cpu_facts()
+    if request.param == "avx2":
+        facts = " ".join(fact for fact in facts.split() if not fact.startswith(("avx512", "amx")))
+    elif request.param == "avx512":
+        facts = facts.replace("amx_tile", "")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(library, "has_tiles", lambda: request.param == "amx")
+        patched.setattr(library, "_cpu_facts", lambda: facts)
+        library.load_kernel.cache_clear()
+        if library.missing_for("fp32") is None and library.unit() != UNITS[request.param]:
+            pytest.skip(f"the CPU lacks {UNITS[request.param]}, or the system keeps it")
         yield request.param
+    library.load_kernel.cache_clear()
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta"])
@@ -361,10 +371,14 @@ def test_shipped_adapters_answer_as_with_torch(
 def unpacked(packed: library.Linear, number: Number, *, is_tiled: bool) -> NDArray[np.float32]:
     """Read a packed weight back as [output, input]."""
     inputs, outputs = packed.inputs, packed.outputs
-    padded = -(-outputs // library.PANEL) * library.PANEL
+    padded = -(-outputs // library.panel()) * library.panel()
     is_split = is_tiled and number == "fp32"
     each = 4 if is_split else {"fp32": 1, "bf16": 2, "int8": 4}[number]
-    width, planes = (library.TILE_WORDS, 3) if is_split else (library.PANEL, 1)
+    width, planes = (
+        (library.TILE_WORDS, 3)
+        if is_split
+        else (library.TILE_PANEL if is_tiled else library.panel(), 1)
+    )
     words = inputs // each
     if is_tiled:
         words = -(-words // library.TILE_WORDS) * library.TILE_WORDS
@@ -478,9 +492,12 @@ def test_the_parts_of_a_fused_product_are_found_by_target(backbone: Backbone) ->
     assert table.sites == 1
 
 
-def test_sizes_that_the_kernel_has_no_code_for_are_named(tmp_path: Path) -> None:
+def test_sizes_that_the_kernel_has_no_code_for_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     odd = write_tiny_backbone(tmp_path, heads=4).config
     assert unsupported_shape(odd) == "multiples are needed, got head size 8 (of 16)"
     odd = odd.model_copy(update={"hidden_size": 48, "num_attention_heads": 3})
+    monkeypatch.setattr(library, "panel", lambda: 32)
     assert unsupported_shape(odd) == "multiples are needed, got hidden size 48 (of 32)"
     assert unsupported_shape(resolve_backbone().config) is None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from upt_server.native import library
-from upt_server.native.library import ACTIVATIONS, LANES, PANEL, READINGS, SITES, floats
+from upt_server.native.library import ACTIVATIONS, LANES, READINGS, SITES, floats
 from upt_server.native.pages import LINE, LargePages, Place
 from upt_zoo.nn.adapter import LowRank, PreparedAdapter, PreparedHead, PreparedLayer, Structure
 from upt_zoo.spec import AdapterSpec
@@ -164,9 +164,9 @@ def _panels(site: str, up: Tensor, structure: Structure) -> Tensor:
 
 
 def _by_panels(up: Tensor) -> Tensor:
-    rank, outputs = up.shape
-    padded = torch.nn.functional.pad(up, (0, -outputs % PANEL))
-    return padded.view(rank, -1, PANEL).transpose(0, 1).flatten()
+    (rank, outputs), width = up.shape, library.panel()
+    padded = torch.nn.functional.pad(up, (0, -outputs % width))
+    return padded.view(rank, -1, width).transpose(0, 1).flatten()
 
 
 def _part_starts(structure: Structure) -> "ctypes.Array[ctypes.c_int32]":

@@ -1,4 +1,4 @@
-"""A backbone laid out for the kernel: weights in panels of 32 outputs, in fp32, bf16 or int8.
+"""A backbone laid out for the kernel: weights in panels of outputs, in fp32, bf16 or int8.
 
 For AMX the panels are cut into tiles of 16 words; those of fp32, which are three int8 each, have 16
 outputs.
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from upt_server.native import library
-from upt_server.native.library import ACTIVATIONS, LANES, NUMBERS, PANEL, TILE_WORDS, Number, floats
+from upt_server.native.library import ACTIVATIONS, LANES, NUMBERS, TILE_WORDS, Number, floats
 from upt_server.native.pages import LargePages
 from upt_zoo.backbone import EncoderConfig
 from upt_zoo.nn.encoder import Encoder, LayerNorm
@@ -27,7 +27,7 @@ def unsupported_shape(config: EncoderConfig) -> str | None:
     head = config.hidden_size // config.num_attention_heads
     sizes = (
         ("head size", head, LANES),
-        ("hidden size", config.hidden_size, PANEL),
+        ("hidden size", config.hidden_size, library.panel()),
         ("intermediate size", config.intermediate_size, LANES),
     )
     wrong = [f"{name} {size} (of {unit})" for name, size, unit in sizes if size % unit]
@@ -78,7 +78,8 @@ class PackedBackbone:
     def _linear(self, linear: Linear, number: Number) -> library.Linear:
         weight, bias = linear.parameters()
         outputs, inputs = weight.shape
-        padded = -(-outputs // PANEL) * PANEL
+        width = library.panel()
+        padded = -(-outputs // width) * width
         weight = torch.nn.functional.pad(weight, (0, 0, 0, padded - outputs))
         packed = library.Linear(inputs=inputs, outputs=outputs)
         packed.bias = self._floats(torch.nn.functional.pad(bias, (0, padded - outputs)))
@@ -91,7 +92,7 @@ class PackedBackbone:
         elif self._is_tiled:
             weight, scale = _round_to_24_bits(weight)
             packed.scale = self._floats(scale)
-        words = _tiles(weight, number) if self._is_tiled else _panels(weight, number, PANEL)
+        words = _tiles(weight, number) if self._is_tiled else _panels(weight, number, width)
         packed.weight = self._keep(self._pages.copy(words)).ctypes.data_as(type(packed.weight))
         return packed
 
@@ -121,7 +122,7 @@ def _tiles(weight: Tensor, number: Number) -> NDArray[np.generic]:
     Integers that stand for fp32 are [panel of 16, tile, byte, word of the tile, output, input].
     """
     if number != "fp32":
-        return _panels(_whole_tiles(weight, number), number, PANEL)
+        return _panels(_whole_tiles(weight, number), number, library.TILE_PANEL)
     planes: list[NDArray[np.generic]] = []
     for shift in _SHIFTS:
         # bytes from -128 to 127 whose sum is the integer: those of it + 0x808080, less 128 each

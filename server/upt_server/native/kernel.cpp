@@ -1,4 +1,4 @@
-// The mixed-batch encoder on CPUs with AVX-512: all layers of a packed batch in one call.
+// The mixed-batch encoder on CPUs with AVX-512 or AVX2: all layers of a packed batch in one call.
 //
 // The maths is section 3 of docs/architecture.md, the packed layout that of upt_server/native/
 // runner.py, the reason for this file docs/decisions/005-native-kernel.md. Every token is computed
@@ -11,7 +11,6 @@
 // and head.
 // Nothing is allocated here: the caller brings the workspace.
 
-#include <immintrin.h>
 #include <omp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,11 +22,18 @@
 #include <limits>
 #include <type_traits>
 
+#include "vectors.h"
+
 namespace {
 
-constexpr int kLanes = 16;          // floats in a vector
-constexpr int kPanel = 2 * kLanes;  // outputs of a weight panel
-constexpr int kTile = 14;           // tokens of a register tile: 28 sums, 2 weights, 1 input
+// How much of a product is in registers: 14 tokens by 32 outputs are 28 sums of AVX-512, beside them 2
+// weights and 1 input; 6 by 16 are 12 of AVX2.
+#ifdef __AVX512F__
+constexpr int kVectors = 2, kTile = 14, kWide = 4, kLowered = 12;
+#else
+constexpr int kVectors = 1, kTile = 6, kWide = 1, kLowered = 6;
+#endif
+constexpr int kPanel = kVectors * kLanes;  // outputs of a weight panel
 constexpr int kRows = 16;           // rows of an AMX tile, and 32-bit words of each
 constexpr int kPair = 2 * kRows;    // tokens of a pair of AMX tiles
 constexpr int kShares = 4;          // a row may be one part in so many of a thread's work, to group
@@ -116,26 +122,6 @@ struct Batch {
   int32_t sites;                  // bit i: some adapter has a component at site i
 };
 
-using Vec = __m512;
-using Ints [[gnu::vector_size(64)]] = int32_t;  // unlike __m512i it aliases nothing: sums stay in registers
-
-using Half = uint16_t;
-
-inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
-inline Vec load(const Half* p) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
-inline Vec load(__mmask16 lanes, const float* p) { return _mm512_maskz_loadu_ps(lanes, p); }
-inline Vec load(__mmask16 lanes, const Half* p) {
-  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p));
-}
-inline void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
-inline Vec all(float x) { return _mm512_set1_ps(x); }
-
-inline __mmask16 first_lanes(int count) {
-  return count >= kLanes ? 0xffff : static_cast<__mmask16>((1u << std::max(count, 0)) - 1);
-}
-
 // Where part i of `parts` begins when `total` is cut into parts that are equal to one.
 inline int part_of(int total, int i, int parts) {
   return static_cast<int>(static_cast<int64_t>(total) * i / parts);
@@ -171,28 +157,28 @@ inline int round_up(int value, int multiple) { return (value + multiple - 1) / m
 // 2^n · p(r) with |r| ≤ ln 2 / 2; the relative error is below 2e-7.
 // Where one operand of max or min is no number the second is returned: x stands there, to stay NaN.
 inline Vec exponential(Vec x) {
-  x = _mm512_max_ps(all(-87.0f), _mm512_min_ps(all(88.0f), x));
-  const Vec n = _mm512_roundscale_ps(_mm512_mul_ps(x, all(1.44269504f)), 0);
-  Vec r = _mm512_fnmadd_ps(n, all(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, all(-2.12194440e-4f), r);
+  x = larger(all(-87.0f), smaller(all(88.0f), x));
+  const Vec n = nearest_integer(x * all(1.44269504f));
+  Vec r = subtract_product(n, all(0.693359375f), x);
+  r = subtract_product(n, all(-2.12194440e-4f), r);
   Vec p = all(1.0f / 5040);
-  p = _mm512_fmadd_ps(p, r, all(1.0f / 720));
-  p = _mm512_fmadd_ps(p, r, all(1.0f / 120));
-  p = _mm512_fmadd_ps(p, r, all(1.0f / 24));
-  p = _mm512_fmadd_ps(p, r, all(1.0f / 6));
-  p = _mm512_fmadd_ps(p, r, all(0.5f));
-  p = _mm512_fmadd_ps(p, r, all(1.0f));
-  p = _mm512_fmadd_ps(p, r, all(1.0f));
-  return _mm512_scalef_ps(p, n);
+  p = multiply_add(p, r, all(1.0f / 720));
+  p = multiply_add(p, r, all(1.0f / 120));
+  p = multiply_add(p, r, all(1.0f / 24));
+  p = multiply_add(p, r, all(1.0f / 6));
+  p = multiply_add(p, r, all(0.5f));
+  p = multiply_add(p, r, all(1.0f));
+  p = multiply_add(p, r, all(1.0f));
+  return scale_by_power(p, n);
 }
 
 inline Vec sigmoid(Vec x) {
-  const Vec e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), x));
-  return _mm512_div_ps(all(1.0f), _mm512_add_ps(all(1.0f), e));
+  const Vec e = exponential(zeros() - x);
+  return all(1.0f) / (all(1.0f) + e);
 }
 
 inline Vec hyperbolic_tangent(Vec x) {
-  return _mm512_fmsub_ps(all(2.0f), sigmoid(_mm512_add_ps(x, x)), all(1.0f));
+  return multiply_subtract(all(2.0f), sigmoid(x + x), all(1.0f));
 }
 
 // Σ coefficients[i] xⁱ.
@@ -200,7 +186,7 @@ template <int count>
 inline Vec polynomial(const float (&coefficients)[count], Vec x) {
   Vec sum = all(coefficients[count - 1]);
 #pragma GCC unroll 8
-  for (int i = count - 2; i >= 0; --i) sum = _mm512_fmadd_ps(sum, x, all(coefficients[i]));
+  for (int i = count - 2; i >= 0; --i) sum = multiply_add(sum, x, all(coefficients[i]));
   return sum;
 }
 
@@ -211,29 +197,27 @@ inline Vec gauss_error(Vec x) {
                           3.5872313e-4f, 1.2747460e-5f, 4.3162178e-8f};
   constexpr float kQ[] = {1.0f,           0.25424257f,    0.029258952f,
                           0.0019443709f, 7.6756289e-5f, 1.1649521e-6f};
-  x = _mm512_max_ps(all(-5.7f), _mm512_min_ps(all(5.7f), x));
-  const Vec square = _mm512_mul_ps(x, x);
+  x = larger(all(-5.7f), smaller(all(5.7f), x));
+  const Vec square = x * x;
   const Vec p = polynomial(kP, square), q = polynomial(kQ, square);
-  const Vec near = _mm512_rcp14_ps(q);  // of 1 / q; a step of Newton's doubles its 14 bits
-  const Vec inverse = _mm512_mul_ps(near, _mm512_fnmadd_ps(q, near, all(2.0f)));
-  return _mm512_mul_ps(_mm512_mul_ps(x, p), inverse);
+  return x * p * inverse_of(q);
 }
 
 inline Vec activate(int32_t kind, Vec x) {
-  const Vec half = _mm512_mul_ps(x, all(0.5f));
+  const Vec half = x * all(0.5f);
   switch (kind) {
     case kRelu:
-      return _mm512_max_ps(_mm512_setzero_ps(), x);
+      return larger(zeros(), x);
     case kGelu:
-      return _mm512_fmadd_ps(half, gauss_error(x), half);
+      return multiply_add(half, gauss_error(x), half);
     case kSilu:
-      return _mm512_mul_ps(x, sigmoid(x));
+      return x * sigmoid(x);
     case kTanh:
       return hyperbolic_tangent(x);
     default: {
-      const Vec cube = _mm512_mul_ps(_mm512_mul_ps(x, x), x);
-      const Vec inner = _mm512_fmadd_ps(cube, all(0.044715f), x);
-      return _mm512_fmadd_ps(half, hyperbolic_tangent(_mm512_mul_ps(inner, all(0.79788456f))), half);
+      const Vec cube = x * x * x;
+      const Vec inner = multiply_add(cube, all(0.044715f), x);
+      return multiply_add(half, hyperbolic_tangent(inner * all(0.79788456f)), half);
     }
   }
 }
@@ -252,85 +236,21 @@ constexpr int kAllInputs = std::numeric_limits<int>::max();
 struct ByVectors {
   static constexpr bool kIsTiled = false;
   static constexpr int kChunk = kAllInputs;
-  static constexpr int kBlock = 8 * kTile;  // tokens of a block at most
-  static constexpr int kGroup = 6 * kTile;  // tokens of a group of rows, about
+  static constexpr int kBlock = 112 / kTile * kTile;  // tokens of a block at most
+  static constexpr int kGroup = 84;                   // tokens of a group of rows, about
   static int padded(int words) { return words; }
-};
-
-struct ByTiles {
-  static constexpr bool kIsTiled = true;
-  static constexpr int kChunk = kAllInputs;
-  static constexpr int kPlanes = 1;
-  static constexpr int kLowPlanes = 1;      // bf16 that say a number of a low-rank product together
-  static constexpr int kWidth = kPanel;     // outputs at a time
-  static constexpr int kWeightTiles = 2;
-  static constexpr int kSums = 1;           // of each token and output
-  static constexpr int kBlock = 6 * kPair;
-  static constexpr int kGroup = 6 * kPair;
-  static int padded(int words) { return round_up(words, kRows); }
 };
 
 // What the three precisions differ in: the words they multiply, and how a sum becomes a float.
 struct Fp32 : ByVectors {
-  using Sum = __m512;
+  using Sum = Vec;
   static constexpr int kInputs = 1;  // inputs of a word
   static constexpr int kPlanes = 1;  // words that say a number together
-  static Sum zero() { return _mm512_setzero_ps(); }
-  static Sum add(Sum sum, __m512i x, __m512i w) {
-    return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(w), sum);
+  static Sum zero() { return zeros(); }
+  static Sum add(Sum sum, Words x, Words w) {
+    return multiply_add(as_floats(x), as_floats(w), sum);
   }
   static Vec finish(const Linear&, int, const Scaling&, Sum sum) { return sum; }
-};
-
-struct Bf16 : ByVectors {
-  using Sum = __m512;
-  static constexpr int kInputs = 2;
-  static constexpr int kPlanes = 1;
-  static Sum zero() { return _mm512_setzero_ps(); }
-  static Sum add(Sum sum, __m512i x, __m512i w) {
-    return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
-  }
-  static Vec finish(const Linear&, int, const Scaling&, Sum sum) { return sum; }
-  static Scaling convert(const float* from, int count, uint32_t* to, int) {
-    for (int i = 0; i < count; i += kLanes) {
-      const __m256bh half = _mm512_cvtneps_pbh(load(from + i));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i / 2), (__m256i)half);
-    }
-    return {};
-  }
-};
-
-// A token's inputs are 0..255 between its own smallest and largest; a weight's are ±127, with a
-// scale an output. So W x = scale_w (scale_x Σ w q + least_x Σ w).
-struct Int8 : ByVectors {
-  using Sum = Ints;
-  static constexpr int kInputs = 4;
-  static constexpr int kPlanes = 1;
-  static Sum zero() { return Ints{}; }
-  static Sum add(Sum sum, __m512i x, __m512i w) {
-    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, x, w);
-  }
-  static Vec finish(const Linear& linear, int output, const Scaling& scaling, Sum sum) {
-    const Vec product = _mm512_mul_ps(_mm512_cvtepi32_ps((__m512i)sum), all(scaling.scale));
-    return _mm512_fmadd_ps(product, load(linear.scale + output),
-                           _mm512_mul_ps(all(scaling.least), load(linear.sum + output)));
-  }
-  static Scaling convert(const float* from, int count, uint32_t* to, int) {
-    Vec most = load(from), least = most;
-    for (int i = kLanes; i < count; i += kLanes) {
-      most = _mm512_max_ps(most, load(from + i));
-      least = _mm512_min_ps(least, load(from + i));
-    }
-    const float low = _mm512_reduce_min_ps(least);
-    const float range = std::max(_mm512_reduce_max_ps(most) - low, 1e-30f);
-    const Vec inverse = all(255.0f / range);
-    for (int i = 0; i < count; i += kLanes) {
-      const Vec q = _mm512_mul_ps(_mm512_sub_ps(load(from + i), all(low)), inverse);
-      const __m128i bytes = _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(q));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i / 4), bytes);
-    }
-    return {range / 255.0f, low};
-  }
 };
 
 // Calls `work` with each number below `count`, as a constant.
@@ -351,7 +271,89 @@ void with_constant(int number, Work work) {
   work(std::integral_constant<int, most>{});
 }
 
+// Asks for the line behind this one of a token's outputs, or of what is added to them: where each token
+// has a page of its own the core does not guess it.
+inline void fetch_next(const float* line) {
+  asm volatile("prefetcht0 %0" ::"m"(*line));
+}
+
+// Asks for what is needed a little later. In assembly, as above, since compilers take a function that
+// does nothing else for one that does nothing.
+inline void fetch_all(const void* from, int64_t bytes) {
+  const char* line = static_cast<const char*>(from);
+  for (const char* const stop = line + bytes; line < stop; line += 64) {
+    asm volatile("prefetcht1 %0" ::"m"(*line));
+  }
+}
+
+#ifdef __AVX512F__
+
+using Ints [[gnu::vector_size(64)]] = int32_t;  // unlike __m512i it aliases nothing: sums stay in registers
+
+struct Bf16 : ByVectors {
+  using Sum = Vec;
+  static constexpr int kInputs = 2;
+  static constexpr int kPlanes = 1;
+  static Sum zero() { return zeros(); }
+  static Sum add(Sum sum, Words x, Words w) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
+  }
+  static Vec finish(const Linear&, int, const Scaling&, Sum sum) { return sum; }
+  static Scaling convert(const float* from, int count, uint32_t* to, int) {
+    for (int i = 0; i < count; i += kLanes) {
+      const __m256bh half = _mm512_cvtneps_pbh(load(from + i));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i / 2), (__m256i)half);
+    }
+    return {};
+  }
+};
+
+// A token's inputs are 0..255 between its own smallest and largest; a weight's are ±127, with a
+// scale an output. So W x = scale_w (scale_x Σ w q + least_x Σ w).
+struct Int8 : ByVectors {
+  using Sum = Ints;
+  static constexpr int kInputs = 4;
+  static constexpr int kPlanes = 1;
+  static Sum zero() { return Ints{}; }
+  static Sum add(Sum sum, Words x, Words w) {
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, x, w);
+  }
+  static Vec finish(const Linear& linear, int output, const Scaling& scaling, Sum sum) {
+    const Vec product = _mm512_cvtepi32_ps((__m512i)sum) * all(scaling.scale);
+    return multiply_add(product, load(linear.scale + output), all(scaling.least) * load(linear.sum + output));
+  }
+  static Scaling convert(const float* from, int count, uint32_t* to, int) {
+    Vec most = load(from), least = most;
+    for (int i = kLanes; i < count; i += kLanes) {
+      most = larger(most, load(from + i));
+      least = smaller(least, load(from + i));
+    }
+    const float low = _mm512_reduce_min_ps(least);
+    const float range = std::max(largest_lane(most) - low, 1e-30f);
+    const Vec inverse = all(255.0f / range);
+    for (int i = 0; i < count; i += kLanes) {
+      const Vec q = (load(from + i) - all(low)) * inverse;
+      const __m128i bytes = _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(q));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i / 4), bytes);
+    }
+    return {range / 255.0f, low};
+  }
+};
+
 // ---- tiles of AMX --------------------------------------------------------------------------
+
+struct ByTiles {
+  static constexpr bool kIsTiled = true;
+  static constexpr int kChunk = kAllInputs;
+  static constexpr int kPlanes = 1;
+  static constexpr int kLowPlanes = 1;      // bf16 that say a number of a low-rank product together
+  static constexpr int kWidth = kPanel;     // outputs at a time
+  static constexpr int kWeightTiles = 2;
+  static constexpr int kSums = 1;           // of each token and output
+  static constexpr int kBlock = 6 * kPair;
+  static constexpr int kGroup = 6 * kPair;
+  static int padded(int words) { return round_up(words, kRows); }
+};
 
 // A tile is 16 rows of 16 words. First come sums, then tokens, the last are weights.
 
@@ -389,21 +391,6 @@ inline void add_signed_tile() {
 inline void fetch(const uint32_t*& ahead, int lines) {
   for (int i = 0; i < lines; ++i, ahead += kLanes) {
     _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
-  }
-}
-
-// Asks for the line behind this one of a token's outputs, or of what is added to them: where each token
-// has a page of its own the core does not guess it.
-inline void fetch_next(const float* line) {
-  asm volatile("prefetcht0 %0" ::"m"(*line));
-}
-
-// Asks for what is needed a little later. In assembly, as above, since compilers take a function that
-// does nothing else for one that does nothing.
-inline void fetch_all(const void* from, int64_t bytes) {
-  const char* line = static_cast<const char*>(from);
-  for (const char* const stop = line + bytes; line < stop; line += 64) {
-    asm volatile("prefetcht1 %0" ::"m"(*line));
   }
 }
 
@@ -447,13 +434,13 @@ struct TiledFp32 : ByTiles {
   static constexpr int kSums = kLevels;
   static constexpr float kMost = 8.355e6f;  // 127 (2¹⁶ + 2⁸ + 1), less what rounding may add
   static Vec finish(const Linear& linear, int output, const Scaling& scaling, const float* sums) {
-    Vec total = _mm512_setzero_ps();
+    Vec total = zeros();
 #pragma GCC unroll 4
     for (int level = kLevels - 1; level >= 0; --level) {
       const Vec sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + level * kPair * kWidth));
-      total = _mm512_fmadd_ps(total, all(0x1p-8f), sum);
+      total = multiply_add(total, all(0x1p-8f), sum);
     }
-    return _mm512_mul_ps(_mm512_mul_ps(total, all(scaling.scale)), load(linear.scale + output));
+    return total * all(scaling.scale) * load(linear.scale + output);
   }
   // The largest is found among bits: there what is no number is largest, and stays.
   static Scaling convert(const float* from, int count, uint32_t* to, int plane) {
@@ -466,7 +453,7 @@ struct TiledFp32 : ByTiles {
     const float most = _mm512_cvtss_f32(_mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(bits))));
     const Vec inverse = all(kMost / most);
     for (int i = 0; i < count; i += kLanes) {
-      const __m512i x = _mm512_cvtps_epi32(_mm512_mul_ps(load(from + i), inverse));
+      const __m512i x = _mm512_cvtps_epi32(load(from + i) * inverse);
       // bytes from -128 to 127 whose sum is x: those of x + 0x808080, less 128 each
       const __m512i bytes = _mm512_xor_si512(_mm512_add_epi32(x, halves), halves);
       auto* words = reinterpret_cast<__m128i*>(to + i / kInputs);
@@ -567,6 +554,8 @@ struct TiledInt8 : ByTiles {
   }
 };
 
+#endif
+
 // ---- products of blocks of tokens ----------------------------------------------------------
 
 // Tokens as words; `stride` counts words from token to token.
@@ -611,7 +600,7 @@ void raise_panel(const Number* up, int rows, const float* coefficients, int colu
       const Vec row = load(up + v * kLanes);
 #pragma GCC unroll 6
       for (int t = 0; t < tokens; ++t) {
-        sums[t][v] = _mm512_fmadd_ps(all(coefficients[t * columns + r]), row, sums[t][v]);
+        sums[t][v] = multiply_add(all(coefficients[t * columns + r]), row, sums[t][v]);
       }
     }
   }
@@ -623,20 +612,20 @@ void raise_panel(const Number* up, int rows, const float* coefficients, int colu
 }
 
 template <int tokens, class Number>
-void raise_panel_any(const Number* up, int rows, const float* coefficients, int columns, bool is_pair,
+void raise_panel_any(const Number* up, int rows, const float* coefficients, int columns, int vectors,
                      int count, float (*y)[kPanel]) {
   if constexpr (tokens > 0) {
     if (count < tokens) {
-      return raise_panel_any<tokens - 1>(up, rows, coefficients, columns, is_pair, count, y);
+      return raise_panel_any<tokens - 1>(up, rows, coefficients, columns, vectors, count, y);
     }
-    if (is_pair) return raise_panel<tokens, 2>(up, rows, coefficients, columns, y);
+    if (vectors == kVectors) return raise_panel<tokens, kVectors>(up, rows, coefficients, columns, y);
     raise_panel<tokens, 1>(up, rows, coefficients, columns, y);
   }
 }
 
 // Adds the low-rank components of a tile's tokens, adapter by adapter.
-void add_low_rank(const Epilogue& after, int outputs, int first, int tokens, int output,
-                  bool is_pair, float (*y)[kPanel]) {
+void add_low_rank(const Epilogue& after, int outputs, int first, int tokens, int output, int vectors,
+                  float (*y)[kPanel]) {
   constexpr int kTokens = 6;
   const Batch& batch = *after.batch;
   const int32_t* rows = batch.row_of_token + after.first_token + first;
@@ -664,7 +653,7 @@ void add_low_rank(const Epilogue& after, int outputs, int first, int tokens, int
         const int at = t + part_of(stop - t, i, steps), end = t + part_of(stop - t, i + 1, steps);
         const int64_t token = after.first_token + first + at;
         raise_panel_any<kTokens>(up, count, after.coefficients + token * batch.columns + begin,
-                                 batch.columns, is_pair, end - at, y + at);
+                                 batch.columns, vectors, end - at, y + at);
       }
     });
     t = stop;
@@ -674,18 +663,18 @@ void add_low_rank(const Epilogue& after, int outputs, int first, int tokens, int
 // Activation, + residual, and out.
 inline void put(const Epilogue& after, int64_t place, Vec x) {
   if (after.activation >= 0) x = activate(after.activation, x);
-  if (after.residual) x = _mm512_add_ps(x, load(after.residual + place));
+  if (after.residual) x = x + load(after.residual + place);
   store(after.out + place, x);
 }
 
 // Not inlined: the registers of the product's loop stay free of it.
 __attribute__((noinline)) void finish_tile(const Linear& linear, const Epilogue& after, int first,
-                                           int tokens, int output, bool is_pair,
+                                           int tokens, int output, int vectors,
                                            float (*y)[kPanel]) {
-  if (after.batch) add_low_rank(after, linear.outputs, first, tokens, output, is_pair, y);
+  if (after.batch) add_low_rank(after, linear.outputs, first, tokens, output, vectors, y);
   for (int t = 0; t < tokens; ++t) {
     const int64_t place = static_cast<int64_t>(first + t) * after.out_stride + output;
-    for (int v = 0; v <= is_pair; ++v) put(after, place + v * kLanes, load(y[t] + v * kLanes));
+    for (int v = 0; v < vectors; ++v) put(after, place + v * kLanes, load(y[t] + v * kLanes));
   }
 }
 
@@ -703,21 +692,25 @@ void project_tile(const Linear& linear, const Operand& x, int first, int output,
   const uint32_t* inputs[kBases];
 #pragma GCC unroll 14
   for (int i = 0; i < kBases; ++i) inputs[i] = x.words + (first + 3 * i) * stride;
-  typename Format::Sum sums[tokens][2];
+  typename Format::Sum sums[tokens][kVectors];
 #pragma GCC unroll 14
   for (int t = 0; t < tokens; ++t) {
-    sums[t][0] = sums[t][1] = Format::zero();
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) sums[t][v] = Format::zero();
   }
   for (; weight != stop; weight += kPanel) {
-    const __m512i w0 = _mm512_loadu_si512(weight);
-    const __m512i w1 = _mm512_loadu_si512(weight + kLanes);
-    _mm_prefetch(reinterpret_cast<const char*>(weight + ahead), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(weight + ahead + kLanes), _MM_HINT_T0);
+    Words w[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) w[v] = load_words(weight + v * kLanes);
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      _mm_prefetch(reinterpret_cast<const char*>(weight + ahead + v * kLanes), _MM_HINT_T0);
+    }
 #pragma GCC unroll 14
     for (int t = 0; t < tokens; ++t) {
-      const __m512i word = _mm512_set1_epi32(static_cast<int>(inputs[t / 3][t % 3 * stride]));
-      sums[t][0] = Format::add(sums[t][0], word, w0);
-      sums[t][1] = Format::add(sums[t][1], word, w1);
+      const Words word = all_words(inputs[t / 3][t % 3 * stride]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sums[t][v] = Format::add(sums[t][v], word, w[v]);
     }
 #pragma GCC unroll 14
     for (int i = 0; i < kBases; ++i) ++inputs[i];
@@ -727,13 +720,14 @@ void project_tile(const Linear& linear, const Operand& x, int first, int output,
   for (int t = 0; t < tokens; ++t) {
     const Scaling scaling = Format::kInputs > 1 ? x.scalings[first + t] : Scaling{};
 #pragma GCC unroll 2
-    for (int v = 0; v < 2; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       const int place = output + v * kLanes;
       const Vec product = Format::finish(linear, place, scaling, sums[t][v]);
-      store(y[t] + v * kLanes, _mm512_add_ps(product, load(linear.bias + place)));
+      store(y[t] + v * kLanes, product + load(linear.bias + place));
     }
   }
-  finish_tile(linear, after, first, tokens, output, linear.outputs - output >= kPanel, y);
+  const int vectors = std::min(kVectors, (linear.outputs - output) / kLanes);
+  finish_tile(linear, after, first, tokens, output, vectors, y);
 }
 
 template <class Format, int tokens>
@@ -746,6 +740,125 @@ void project_any(const Linear& linear, const Operand& x, int first, int count, i
     project_tile<Format, tokens>(linear, x, first, output, ahead, after);
   }
 }
+
+// Tiles are equal to a token: a short last one would wait for its few sums. The last one fetches
+// the next panel, so that memory does not rest while tiles find the panel in a cache.
+template <class Format>
+void project(const Linear& linear, const Operand& x, int tokens, const Epilogue& after) {
+  const int tiles = (tokens + kTile - 1) / kTile;
+  const int64_t panel = static_cast<int64_t>(linear.inputs / Format::kInputs) * kPanel;
+  for (int output = 0; output < linear.outputs; output += kPanel) {
+    for (int i = 0; i < tiles; ++i) {
+      const int first = part_of(tokens, i, tiles), stop = part_of(tokens, i + 1, tiles);
+      const int64_t ahead = i > 0 && i + 1 == tiles ? panel : 0;
+      project_any<Format, kTile>(linear, x, first, stop - first, output, ahead, after);
+    }
+  }
+}
+
+// ---- small parts ---------------------------------------------------------------------------
+
+// Sum of what `each` gives for every 16 numbers, in several sums at a time: one would wait for itself.
+template <class Each>
+float sum_of(int count, Each each) {
+  constexpr int kSums = 4;
+  Vec sums[kSums];
+  for (Vec& sum : sums) sum = zeros();
+  int i = 0;
+  for (; i + kSums * kLanes <= count; i += kSums * kLanes) {
+    for (int s = 0; s < kSums; ++s) sums[s] = each(i + s * kLanes, sums[s]);
+  }
+  for (; i < count; i += kLanes) sums[0] = each(i, sums[0]);
+  const Vec halves = sums[0] + sums[1] + (sums[2] + sums[3]);
+  return sum_of_lanes(halves);
+}
+
+void normalize(const LayerNorm& norm, float eps, int hidden, const float* x, float* y) {
+  const auto count = static_cast<float>(hidden);
+  const Vec mean = all(
+      sum_of(hidden, [&](int i, Vec sum) { return sum + load(x + i); }) / count);
+  const float squares = sum_of(hidden, [&](int i, Vec sum) {
+    const Vec d = load(x + i) - mean;
+    return multiply_add(d, d, sum);
+  });
+  const Vec inverse = all(1.0f / std::sqrt(squares / count + eps));
+  for (int i = 0; i < hidden; i += kLanes) {
+    const Vec d = (load(x + i) - mean) * inverse;
+    store(y + i, multiply_add(d, load(norm.weight + i), load(norm.bias + i)));
+  }
+}
+
+// y = x Wᵀ + b for tokens that stand `x_stride` and `y_stride` apart.
+template <int tokens>
+void apply(const float* weight, const float* bias, int outputs, int inputs, const float* x,
+           int64_t x_stride, float* y, int64_t y_stride) {
+  for (int o = 0; o < outputs; ++o, weight += inputs) {
+    Vec sums[tokens];
+    for (int t = 0; t < tokens; ++t) sums[t] = zeros();
+    for (int i = 0; i < inputs; i += kLanes) {
+      const Vec w = load(weight + i);
+      for (int t = 0; t < tokens; ++t) {
+        sums[t] = multiply_add(load(x + t * x_stride + i), w, sums[t]);
+      }
+    }
+    for (int t = 0; t < tokens; ++t) y[t * y_stride + o] = sum_of_lanes(sums[t]) + bias[o];
+  }
+}
+
+// Passes a token's columns of gates through the logistic function.
+inline void open_gates(const LowRank& part, float* low) {
+  const int width = part.rank + part.gates;
+  for (int g = part.rank; g < width; g += kLanes) {
+    const Mask mask = first_lanes(width - g);
+    store(mask, low + g, sigmoid(load(mask, low + g)));
+  }
+}
+
+// low[t] = x[t] down + bias; the gates' columns pass through the logistic function.
+template <class Number, int tokens>
+void lower_tile(const LowRank& part, int inputs, const float* x, int x_stride, float* low,
+                int columns) {
+  const int width = part.rank + part.gates;
+  for (int column = 0; column < width; column += kPanel) {
+    const int left = width - column;
+    const Number* down = static_cast<const Number*>(part.down) + column;
+    Mask lanes[kVectors];
+    for (int v = 0; v < kVectors; ++v) lanes[v] = first_lanes(left - v * kLanes);
+    Vec sums[tokens][kVectors];
+    for (int t = 0; t < tokens; ++t) {
+      for (int v = 0; v < kVectors; ++v) {
+        sums[t][v] = load(lanes[v], part.bias + column + v * kLanes);
+      }
+    }
+    for (int k = 0; k < inputs; ++k, down += width) {
+      Vec row[kVectors];
+      for (int v = 0; v < kVectors; ++v) row[v] = load(lanes[v], down + v * kLanes);
+      for (int t = 0; t < tokens; ++t) {
+        const Vec value = all(x[t * x_stride + k]);
+        for (int v = 0; v < kVectors; ++v) sums[t][v] = multiply_add(value, row[v], sums[t][v]);
+      }
+    }
+    for (int t = 0; t < tokens; ++t) {
+      for (int v = 0; v < kVectors && column + v * kLanes < columns; ++v) {
+        store(low + t * columns + column + v * kLanes, sums[t][v]);
+      }
+    }
+  }
+  for (int t = 0; t < tokens; ++t) open_gates(part, low + t * columns);
+}
+
+template <class Number, int tokens>
+void lower_rest(const LowRank& part, int count, int inputs, const float* x, int x_stride,
+                float* low, int columns) {
+  if constexpr (tokens > 0) {
+    if (count == tokens) return lower_tile<Number, tokens>(part, inputs, x, x_stride, low, columns);
+    lower_rest<Number, tokens - 1>(part, count, inputs, x, x_stride, low, columns);
+  }
+}
+
+#ifdef __AVX512F__
+
+// ---- products by AMX -----------------------------------------------------------------------
 
 // Which inputs of a linear layer are multiplied; the sums of those before stand in the output.
 struct Chunk {
@@ -784,19 +897,19 @@ class Rest {
     if (stop == done_) return;
     constexpr int kWidth = Format::kWidth;
     const int count = stop - done_, stride = after_.out_stride;
-    const bool is_pair = kWidth == kPanel && linear_.outputs - output_ >= kPanel;
+    const int vectors = std::min(kWidth, linear_.outputs - output_) / kLanes;
     const bool is_plain = chunk_.is_last() && !after_.batch;
     const float* sums = sums_[which_] + done_ * kWidth;
     int64_t place = static_cast<int64_t>(first_ + done_) * stride + output_;
     alignas(64) float y[kPair][kPanel];
     for (int t = 0; t < count; ++t, sums += kWidth, place += stride) {
-      for (int v = 0; v <= is_pair; ++v) {
+      for (int v = 0; v < vectors; ++v) {
         const int i = v * kLanes;
         float* out = after_.out + place + i;
         fetch_next(out + kWidth);
         if (after_.residual) fetch_next(after_.residual + place + i + kWidth);
         Vec x = Format::finish(linear_, output_ + i, x_.scalings[first_ + done_ + t], sums + i);
-        x = _mm512_add_ps(x, load(has_begun_ ? out : linear_.bias + output_ + i));
+        x = x + load(has_begun_ ? out : linear_.bias + output_ + i);
         if (is_plain) {
           put(after_, place + i, x);
         } else {
@@ -805,7 +918,7 @@ class Rest {
       }
     }
     if (chunk_.is_last() && after_.batch) {
-      finish_tile(linear_, after_, first_ + done_, count, output_, is_pair, y);
+      finish_tile(linear_, after_, first_ + done_, count, output_, vectors, y);
     }
     done_ = stop;
   }
@@ -861,119 +974,6 @@ void project_by_amx(const Linear& linear, const Chunk& chunk, const Operand& x, 
   rest.advance(1, 1);
 }
 
-// Tiles are equal to a token: a short last one would wait for its few sums. The last one fetches
-// the next panel, so that memory does not rest while tiles find the panel in a cache.
-template <class Format>
-void project(const Linear& linear, const Operand& x, int tokens, const Epilogue& after) {
-  const int tiles = (tokens + kTile - 1) / kTile;
-  const int64_t panel = static_cast<int64_t>(linear.inputs / Format::kInputs) * kPanel;
-  for (int output = 0; output < linear.outputs; output += kPanel) {
-    for (int i = 0; i < tiles; ++i) {
-      const int first = part_of(tokens, i, tiles), stop = part_of(tokens, i + 1, tiles);
-      const int64_t ahead = i > 0 && i + 1 == tiles ? panel : 0;
-      project_any<Format, kTile>(linear, x, first, stop - first, output, ahead, after);
-    }
-  }
-}
-
-// ---- small parts ---------------------------------------------------------------------------
-
-// Sum of what `each` gives for every 16 numbers, in several sums at a time: one would wait for itself.
-template <class Each>
-float sum_of(int count, Each each) {
-  constexpr int kSums = 4;
-  Vec sums[kSums];
-  for (Vec& sum : sums) sum = _mm512_setzero_ps();
-  int i = 0;
-  for (; i + kSums * kLanes <= count; i += kSums * kLanes) {
-    for (int s = 0; s < kSums; ++s) sums[s] = each(i + s * kLanes, sums[s]);
-  }
-  for (; i < count; i += kLanes) sums[0] = each(i, sums[0]);
-  const Vec halves = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
-  return _mm512_reduce_add_ps(halves);
-}
-
-void normalize(const LayerNorm& norm, float eps, int hidden, const float* x, float* y) {
-  const auto count = static_cast<float>(hidden);
-  const Vec mean = all(
-      sum_of(hidden, [&](int i, Vec sum) { return _mm512_add_ps(sum, load(x + i)); }) / count);
-  const float squares = sum_of(hidden, [&](int i, Vec sum) {
-    const Vec d = _mm512_sub_ps(load(x + i), mean);
-    return _mm512_fmadd_ps(d, d, sum);
-  });
-  const Vec inverse = all(1.0f / std::sqrt(squares / count + eps));
-  for (int i = 0; i < hidden; i += kLanes) {
-    const Vec d = _mm512_mul_ps(_mm512_sub_ps(load(x + i), mean), inverse);
-    store(y + i, _mm512_fmadd_ps(d, load(norm.weight + i), load(norm.bias + i)));
-  }
-}
-
-// y = x Wᵀ + b for tokens that stand `x_stride` and `y_stride` apart.
-template <int tokens>
-void apply(const float* weight, const float* bias, int outputs, int inputs, const float* x,
-           int64_t x_stride, float* y, int64_t y_stride) {
-  for (int o = 0; o < outputs; ++o, weight += inputs) {
-    Vec sums[tokens];
-    for (int t = 0; t < tokens; ++t) sums[t] = _mm512_setzero_ps();
-    for (int i = 0; i < inputs; i += kLanes) {
-      const Vec w = load(weight + i);
-      for (int t = 0; t < tokens; ++t) {
-        sums[t] = _mm512_fmadd_ps(load(x + t * x_stride + i), w, sums[t]);
-      }
-    }
-    for (int t = 0; t < tokens; ++t) y[t * y_stride + o] = _mm512_reduce_add_ps(sums[t]) + bias[o];
-  }
-}
-
-// Passes a token's columns of gates through the logistic function.
-inline void open_gates(const LowRank& part, float* low) {
-  const int width = part.rank + part.gates;
-  for (int g = part.rank; g < width; g += kLanes) {
-    const __mmask16 mask = first_lanes(width - g);
-    _mm512_mask_storeu_ps(low + g, mask, sigmoid(load(mask, low + g)));
-  }
-}
-
-// low[t] = x[t] down + bias; the gates' columns pass through the logistic function.
-template <class Number, int tokens>
-void lower_tile(const LowRank& part, int inputs, const float* x, int x_stride, float* low,
-                int columns) {
-  const int width = part.rank + part.gates;
-  for (int column = 0; column < width; column += kPanel) {
-    const int left = width - column;
-    const __mmask16 m0 = first_lanes(left), m1 = first_lanes(left - kLanes);
-    const Number* down = static_cast<const Number*>(part.down) + column;
-    Vec sums[tokens][2];
-    for (int t = 0; t < tokens; ++t) {
-      sums[t][0] = load(m0, part.bias + column);
-      sums[t][1] = load(m1, part.bias + column + kLanes);
-    }
-    for (int k = 0; k < inputs; ++k, down += width) {
-      const Vec d0 = load(m0, down), d1 = load(m1, down + kLanes);
-      for (int t = 0; t < tokens; ++t) {
-        const Vec value = all(x[t * x_stride + k]);
-        sums[t][0] = _mm512_fmadd_ps(value, d0, sums[t][0]);
-        sums[t][1] = _mm512_fmadd_ps(value, d1, sums[t][1]);
-      }
-    }
-    for (int t = 0; t < tokens; ++t) {
-      for (int v = 0; v < 2 && column + v * kLanes < columns; ++v) {
-        store(low + t * columns + column + v * kLanes, sums[t][v]);
-      }
-    }
-  }
-  for (int t = 0; t < tokens; ++t) open_gates(part, low + t * columns);
-}
-
-template <class Number, int tokens>
-void lower_rest(const LowRank& part, int count, int inputs, const float* x, int x_stride,
-                float* low, int columns) {
-  if constexpr (tokens > 0) {
-    if (count == tokens) return lower_tile<Number, tokens>(part, inputs, x, x_stride, low, columns);
-    lower_rest<Number, tokens - 1>(part, count, inputs, x, x_stride, low, columns);
-  }
-}
-
 // ---- low-rank components by AMX -------------------------------------------------------------
 
 // An adapter's weights become bf16 when they are needed: they are read once from far, one behind the
@@ -1009,8 +1009,8 @@ void pair_numbers(Vec low, Vec high, __m512i (&words)[planes]) {
     const __m512i below = _mm512_add_epi32(_mm512_castps_si512(low), half);
     const __m512i above = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(high), half), upper);
     words[p] = _mm512_or_si512(_mm512_srli_epi32(below, 16), above);
-    low = _mm512_sub_ps(low, _mm512_castsi512_ps(_mm512_and_si512(below, upper)));
-    high = _mm512_sub_ps(high, _mm512_castsi512_ps(above));
+    low = low - _mm512_castsi512_ps(_mm512_and_si512(below, upper));
+    high = high - _mm512_castsi512_ps(above);
   }
 }
 
@@ -1019,7 +1019,7 @@ void pair_numbers(Vec low, Vec high, __m512i (&words)[planes]) {
 template <int planes>
 void pair_down(const Half* down, int inputs, int outputs, int first, uint32_t* to) {
   const auto row = [&](int input, int output) {
-    const __mmask16 lanes = input < inputs ? first_lanes(outputs - output) : 0;
+    const Mask lanes = input < inputs ? first_lanes(outputs - output) : 0;
     return load(lanes, down + static_cast<int64_t>(input) * outputs + output);
   };
   for (int input = first; input < first + kRows; ++input, to += kRows) {
@@ -1057,7 +1057,7 @@ void pair_up(const Raising& raising, int rows, int output, int columns, At at, u
     return to + word / raising.words * columns * kTileWords + word % raising.words * kRows;
   };
   for (int pair = 0; pair < pairs; ++pair) {
-    const __mmask16 is_there = pair + pairs < rows ? 0xffff : 0;
+    const Mask is_there = pair + pairs < rows ? 0xffff : 0;
     for (int c = 0; c < columns; ++c) {
       __m512i words[weight_planes(planes)];
       const int first = output + c * kRows;
@@ -1079,7 +1079,7 @@ void pair_up(const Raising& raising, int rows, int output, int columns, At at, u
 // Splits up a step of inputs, of which so many are `left`, into [plane][kLowTokens][word].
 template <int planes>
 void split_step(const float* from, int64_t stride, int left, int tokens, uint32_t* to) {
-  const __mmask16 has_high = left > kRows ? 0xffff : 0;
+  const Mask has_high = left > kRows ? 0xffff : 0;
   for (int t = 0; t < tokens; ++t, from += stride, to += kRows) {
     __m512i words[planes];
     pair_numbers(load(from), load(has_high, from + kRows), words);
@@ -1198,7 +1198,7 @@ void raise_by_tiles(int rows, int outputs, int tokens, uint32_t* space, uint32_t
   uint32_t* to = space;
   for (int t = 0; t < tokens; ++t, to += stride) {
     for (int i = 0; i < raising.pairs; i += kLanes) {
-      const __mmask16 is_there = first_lanes(raising.pairs - i);
+      const Mask is_there = first_lanes(raising.pairs - i);
       __m512i words[planes];
       pair_numbers(number(t, i), number(t, i + raising.pairs), words);
 #pragma GCC unroll 5
@@ -1234,6 +1234,8 @@ void raise_by_tiles(int rows, int outputs, int tokens, uint32_t* space, uint32_t
   }
 }
 
+#endif
+
 // ---- attention -----------------------------------------------------------------------------
 
 struct AttentionSpace {
@@ -1258,7 +1260,7 @@ void score_tile(const Head& head, int first, int key) {
 #pragma GCC unroll 6
   for (int i = 0; i < queries; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) sums[i][v] = _mm512_setzero_ps();
+    for (int v = 0; v < vectors; ++v) sums[i][v] = zeros();
   }
   const float* k = head.space.keys + key;
   for (int d = 0; d < head.size; ++d, k += head.padded) {
@@ -1269,14 +1271,14 @@ void score_tile(const Head& head, int first, int key) {
     for (int i = 0; i < queries; ++i) {
       const Vec x = all(q[i * stride + d]);
 #pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) sums[i][v] = _mm512_fmadd_ps(x, columns[v], sums[i][v]);
+      for (int v = 0; v < vectors; ++v) sums[i][v] = multiply_add(x, columns[v], sums[i][v]);
     }
   }
-  const __mmask16 mask = first_lanes(head.keys - key - (vectors - 1) * kLanes);
+  const Mask mask = first_lanes(head.keys - key - (vectors - 1) * kLanes);
   float* scores = head.space.scores + key;
 #pragma GCC unroll 6
   for (int i = 0; i < queries; ++i) {
-    sums[i][vectors - 1] = _mm512_mask_mov_ps(all(-1e30f), mask, sums[i][vectors - 1]);
+    sums[i][vectors - 1] = choose(mask, sums[i][vectors - 1], all(-1e30f));
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) store(scores + i * head.padded + v * kLanes, sums[i][v]);
   }
@@ -1285,17 +1287,13 @@ void score_tile(const Head& head, int first, int key) {
 template <int queries>
 void score(const Head& head, int first) {
   int key = 0;
-  for (; key + 4 * kLanes <= head.padded; key += 4 * kLanes) {
-    score_tile<queries, 4>(head, first, key);
+  for (; key + kWide * kLanes <= head.padded; key += kWide * kLanes) {
+    score_tile<queries, kWide>(head, first, key);
   }
-  switch ((head.padded - key) / kLanes) {
-    case 3:
-      return score_tile<queries, 3>(head, first, key);
-    case 2:
-      return score_tile<queries, 2>(head, first, key);
-    case 1:
-      return score_tile<queries, 1>(head, first, key);
-  }
+  if (key == head.padded) return;
+  with_constant<kWide>((head.padded - key) / kLanes, [&](auto vectors) {
+    score_tile<queries, decltype(vectors)::value>(head, first, key);
+  });
 }
 
 // scores = exp((scores - max) / √size); returns one over each query's sum of them.
@@ -1306,28 +1304,28 @@ void soften(const Head& head, Vec (&inverse)[queries]) {
 #pragma GCC unroll 6
   for (int i = 0; i < queries; ++i) {
     top[i] = all(-1e30f);
-    total[i] = _mm512_setzero_ps();
+    total[i] = zeros();
   }
   float* const scores = head.space.scores;
   for (int key = 0; key < head.padded; key += kLanes) {
 #pragma GCC unroll 6
     for (int i = 0; i < queries; ++i) {
-      top[i] = _mm512_max_ps(top[i], load(scores + i * head.padded + key));
+      top[i] = larger(top[i], load(scores + i * head.padded + key));
     }
   }
 #pragma GCC unroll 6
-  for (int i = 0; i < queries; ++i) top[i] = all(_mm512_reduce_max_ps(top[i]));
+  for (int i = 0; i < queries; ++i) top[i] = all(largest_lane(top[i]));
   for (int key = 0; key < head.padded; key += kLanes) {
 #pragma GCC unroll 6
     for (int i = 0; i < queries; ++i) {
       float* s = scores + i * head.padded + key;
-      const Vec e = exponential(_mm512_mul_ps(_mm512_sub_ps(load(s), top[i]), scale));
+      const Vec e = exponential((load(s) - top[i]) * scale);
       store(s, e);
-      total[i] = _mm512_add_ps(total[i], e);
+      total[i] = total[i] + e;
     }
   }
 #pragma GCC unroll 6
-  for (int i = 0; i < queries; ++i) inverse[i] = all(1.0f / _mm512_reduce_add_ps(total[i]));
+  for (int i = 0; i < queries; ++i) inverse[i] = all(1.0f / sum_of_lanes(total[i]));
 }
 
 // out[i][d ..] = Σ scores[i][key] v[key][d ..] / Σ scores[i].
@@ -1337,7 +1335,7 @@ void gather_values(const Head& head, int first, int d, const Vec (&inverse)[quer
 #pragma GCC unroll 6
   for (int i = 0; i < queries; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) sums[i][v] = _mm512_setzero_ps();
+    for (int v = 0; v < vectors; ++v) sums[i][v] = zeros();
   }
   const float* value = head.space.values + d;
   const float* scores = head.space.scores;
@@ -1349,7 +1347,7 @@ void gather_values(const Head& head, int first, int d, const Vec (&inverse)[quer
     for (int i = 0; i < queries; ++i) {
       const Vec p = all(scores[i * head.padded + key]);
 #pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) sums[i][v] = _mm512_fmadd_ps(p, columns[v], sums[i][v]);
+      for (int v = 0; v < vectors; ++v) sums[i][v] = multiply_add(p, columns[v], sums[i][v]);
     }
   }
   float* out = head.out + static_cast<int64_t>(first) * head.out_stride + d;
@@ -1357,7 +1355,7 @@ void gather_values(const Head& head, int first, int d, const Vec (&inverse)[quer
   for (int i = 0; i < queries; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      store(out + i * head.out_stride + v * kLanes, _mm512_mul_ps(sums[i][v], inverse[i]));
+      store(out + i * head.out_stride + v * kLanes, sums[i][v] * inverse[i]);
     }
   }
 }
@@ -1368,10 +1366,10 @@ void attend_queries(const Head& head, int first) {
   score<queries>(head, first);
   soften<queries>(head, inverse);
   int d = 0;
-  for (; d + 4 * kLanes <= head.size; d += 4 * kLanes) {
-    gather_values<queries, 4>(head, first, d, inverse);
+  for (; d + kWide * kLanes <= head.size; d += kWide * kLanes) {
+    gather_values<queries, kWide>(head, first, d, inverse);
   }
-  for (; d + 2 * kLanes <= head.size; d += 2 * kLanes) {
+  for (; kWide > 2 && d + 2 * kLanes <= head.size; d += 2 * kLanes) {
     gather_values<queries, 2>(head, first, d, inverse);
   }
   for (; d < head.size; d += kLanes) gather_values<queries, 1>(head, first, d, inverse);
@@ -1385,56 +1383,24 @@ void attend_rest(const Head& head, int first, int count) {
   }
 }
 
-// Transposes 16 rows of 16 numbers, in four rounds of pairs.
-inline void transpose(__m512 (&x)[16]) {
-  __m512 y[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    y[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
-    y[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
-      const __m512d a = _mm512_castps_pd(y[i + j]), b = _mm512_castps_pd(y[i + j + 2]);
-      x[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-      x[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-    }
-  }
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const __m512 a = _mm512_shuffle_f32x4(x[j], x[j + 4], 0x88);
-    const __m512 b = _mm512_shuffle_f32x4(x[j], x[j + 4], 0xdd);
-    const __m512 c = _mm512_shuffle_f32x4(x[j + 8], x[j + 12], 0x88);
-    const __m512 d = _mm512_shuffle_f32x4(x[j + 8], x[j + 12], 0xdd);
-    y[j] = _mm512_shuffle_f32x4(a, c, 0x88);
-    y[j + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
-    y[j + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
-    y[j + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) x[i] = y[i];
-}
-
 // Copies vectors of a head times their gate: keys as columns from `at` on, values as rows.
 template <class Number>
 void take_keys(const Number* from, int stride, int count, float gate, int at, const Head& head) {
   const Vec g = all(gate);
   for (int first = 0; first < count; first += kLanes) {
     const int left = count - first;
-    const __mmask16 mask = first_lanes(left);
+    const Mask mask = first_lanes(left);
     for (int d = 0; d < head.size; d += kLanes) {
       const Number* x = from + static_cast<int64_t>(first) * stride + d;
       Vec rows[kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
-        rows[i] = i < left ? _mm512_mul_ps(load(x + i * stride), g) : _mm512_setzero_ps();
+        rows[i] = i < left ? load(x + i * stride) * g : zeros();
       }
       transpose(rows);
       float* to = head.space.keys + static_cast<int64_t>(d) * head.padded + at + first;
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) _mm512_mask_storeu_ps(to + i * head.padded, mask, rows[i]);
+      for (int i = 0; i < kLanes; ++i) store(mask, to + i * head.padded, rows[i]);
     }
   }
 }
@@ -1444,7 +1410,7 @@ void take_values(const Number* from, int stride, int count, float gate, int at, 
   float* to = head.space.values + static_cast<int64_t>(at) * head.size;
   for (int t = 0; t < count; ++t, from += stride, to += head.size) {
     for (int d = 0; d < head.size; d += kLanes) {
-      store(to + d, _mm512_mul_ps(load(from + d), all(gate)));
+      store(to + d, load(from + d) * all(gate));
     }
   }
 }
@@ -1478,22 +1444,27 @@ struct Sizes {
     values = keys + static_cast<int64_t>(size) * padded_keys;
     scores = values + static_cast<int64_t>(padded_keys) * size;
     low_words = low_weights = own = scores + static_cast<int64_t>(kQueries) * padded_keys;
-    if constexpr (Format::kIsTiled) {
-      const auto most = [&](int site) {
-        const bool is_used = (batch.sites >> site) & 1;
-        return is_used ? std::max(encoder.hidden, encoder.intermediate) : encoder.hidden;
-      };
-      const int planes = Format::kLowPlanes, plane = round_up(most(kFfnDown), kStep) / 2;
-      const Raising raising(batch.columns + 1, terms_of(planes));
-      const int64_t lowered = static_cast<int64_t>(kLowTokens) * plane * planes;
-      const int64_t raised = (block + kRows) * (raising.steps * raising.words + kPad);
-      const int64_t down = static_cast<int64_t>(plane) * batch.columns * weight_planes(planes);
-      const int64_t up = static_cast<int64_t>(raising.steps) * kRows * most(kFfnUp);
-      low_weights = low_words + std::max(lowered, raised);
-      own = low_weights + std::max(down, up);
-    }
+    if constexpr (Format::kIsTiled) this->add_low_rank_by_tiles(encoder, batch);
     own = (own + 1023) / 1024 * 1024;
   }
+
+#ifdef __AVX512F__
+  void add_low_rank_by_tiles(const Encoder& encoder, const Batch& batch) {
+    const auto most = [&](int site) {
+      const bool is_used = (batch.sites >> site) & 1;
+      return is_used ? std::max(encoder.hidden, encoder.intermediate) : encoder.hidden;
+    };
+    const int64_t block = Format::kBlock;
+    const int planes = Format::kLowPlanes, plane = round_up(most(kFfnDown), kStep) / 2;
+    const Raising raising(batch.columns + 1, terms_of(planes));
+    const int64_t lowered = static_cast<int64_t>(kLowTokens) * plane * planes;
+    const int64_t raised = (block + kRows) * (raising.steps * raising.words + kPad);
+    const int64_t down = static_cast<int64_t>(plane) * batch.columns * weight_planes(planes);
+    const int64_t up = static_cast<int64_t>(raising.steps) * kRows * most(kFfnUp);
+    low_weights = low_words + std::max(lowered, raised);
+    own = low_weights + std::max(down, up);
+  }
+#endif
 };
 
 template <class Format>
@@ -1619,7 +1590,7 @@ class Pass {
     const float* states = hidden_ + static_cast<int64_t>(first) * sizes_.hidden;
     float* logits = logits_ + batch_.answers[row];
     if (head.reading == kEachToken) {
-      constexpr int kTokens = 8;
+      constexpr int kTokens = 4 * kVectors;
       const int each = head.outputs;
       int t = first;
       for (; t + kTokens <= stop; t += kTokens, states += kTokens * sizes_.hidden) {
@@ -1636,9 +1607,9 @@ class Pass {
     for (int i = 0; i < hidden; i += kLanes) {
       Vec sum = load(states + i);
       for (int t = 1; t < count; ++t) {
-        sum = _mm512_add_ps(sum, load(states + static_cast<int64_t>(t) * sizes_.hidden + i));
+        sum = sum + load(states + static_cast<int64_t>(t) * sizes_.hidden + i);
       }
-      store(pooled + i, _mm512_mul_ps(sum, all(1.0f / static_cast<float>(count))));
+      store(pooled + i, sum * all(1.0f / static_cast<float>(count)));
     }
     if (head.outputs) apply_head<1>(head, pooled, logits);
   }
@@ -1747,7 +1718,7 @@ class Pass {
       const float* place = encoder_.position + position * hidden;
       const float* type = encoder_.type + static_cast<int64_t>(batch_.types[token]) * hidden;
       for (int i = 0; i < hidden; i += kLanes) {
-        store(y + i, _mm512_add_ps(_mm512_add_ps(load(word + i), load(place + i)), load(type + i)));
+        store(y + i, load(word + i) + load(place + i) + load(type + i));
       }
       normalize(encoder_.embedding_norm, encoder_.eps, hidden, y, y);
     }
@@ -1764,21 +1735,9 @@ class Pass {
       const auto* from = x + static_cast<int64_t>(token) * x_stride;
       float* to = low + static_cast<int64_t>(token) * batch_.columns;
       if constexpr (Format::kIsTiled) {
-        if (adapter.is_half) {
-          const int width = part.rank + part.gates, tokens = stop - token;
-          const auto take = [to, width, bias = part.bias, stride = batch_.columns](int t, int column,
-                                                                                   Vec sum) {
-            const Vec start = load(first_lanes(width - column), bias + column);
-            store(to + t * stride + column, _mm512_add_ps(sum, start));
-          };
-          lower_by_tiles<Format::kLowPlanes>(static_cast<const Half*>(part.down), inputs, width, from,
-                                             x_stride, tokens, own_words(sizes_.low_words),
-                                             own_words(sizes_.low_weights), take);
-          for (int t = 0; t < tokens; ++t) open_gates(part, to + t * batch_.columns);
-          return;
-        }
+        if (adapter.is_half) return this->lower_fp16(part, inputs, from, x_stride, stop - token, to);
       }
-      constexpr int kTokens = 12;
+      constexpr int kTokens = kLowered;
       for (; token < stop; token += kTokens) {
         with_numbers_of(adapter, [&](auto numbers) {
           using Number = std::remove_cv_t<std::remove_pointer_t<decltype(numbers)>>;
@@ -1829,90 +1788,13 @@ class Pass {
     after.batch = has(after.site) ? &batch_ : nullptr;
     after.first_token = first;
     if constexpr (Format::kIsTiled) {
-      const bool has_fp16 = leave_fp16_to_begin(count, after);
-      for (int start = 0; start < linear.inputs; start += Format::kChunk) {
-        const int stop = std::min(linear.inputs - start, Format::kChunk) + start;
-        const Operand operand = converted(x + start, x_stride, stop - start, count);
-        const Chunk chunk{start, stop, linear.inputs};
-        project_by_amx<Format>(linear, chunk, operand, count, after, [&](int output) {
-          return has_fp16 ? begin_outputs(linear, count, after, output) : Begun{linear.outputs, false};
-        });
-        if (stop == linear.inputs) break;
-      }
+      this->product_by_tiles(linear, x, x_stride, count, after);
     } else if constexpr (Format::kInputs > 1) {
       project<Format>(linear, converted(x, x_stride, linear.inputs, count), count, after);
     } else {
       const auto* words = reinterpret_cast<const uint32_t*>(x);
       project<Format>(linear, {words, x_stride, nullptr}, count, after);
     }
-  }
-
-  const LowRank& part_at(const Epilogue& place, const Adapter& adapter) const {
-    return adapter.layers[place.layer].sites[place.site];
-  }
-
-  // Tells whether any of the block's tokens has a LoRA of fp16 here. Those are left to `begin_outputs`:
-  // what follows the product adds fp32 only, or looks for none.
-  bool leave_fp16_to_begin(int count, Epilogue& after) const {
-    if (!after.batch) return false;
-    bool has_fp16 = false, has_fp32 = false;
-    each_adapter(after.first_token, count, [&](const Adapter& adapter, int, int) {
-      if (part_at(after, adapter).up) (adapter.is_half ? has_fp16 : has_fp32) = true;
-    });
-    if (!has_fp32) after.batch = nullptr;
-    after.is_fp16_done = true;
-    return has_fp16;
-  }
-
-  // Puts bias and LoRA of fp16 into the block's outputs from `output` on, as many as a core keeps near
-  // until the product is added; into none where nobody has a LoRA of fp16 for them.
-  Begun begin_outputs(const Linear& linear, int count, const Epilogue& after, int output) const {
-    constexpr int kMost = 384, kParts = 3;  // query, key, value
-    const int first = after.first_token;
-    const int outputs = linear.outputs / (after.site == kAttentionIn ? kParts : 1);
-    const int which = output / outputs, start = output % outputs;
-    const int width = std::min(kMost, outputs - start);
-    const auto column_of = [&](const Adapter& adapter) {
-      const LowRank& part = part_at(after, adapter);
-      if (!part.up || !adapter.is_half) return -1;
-      return part.parts ? part.part_start[which] : 0;
-    };
-    Begun begun{output + width, false};
-    each_adapter(first, count, [&](const Adapter& adapter, int, int) {
-      begun.is_there |= column_of(adapter) >= 0;
-    });
-    if (!begun.is_there) return begun;
-    each_adapter(first, count, [&](const Adapter& adapter, int token, int stop) {
-      const LowRank& part = part_at(after, adapter);
-      const int tokens = stop - token, first_column = column_of(adapter);
-      float* out = after.out + static_cast<int64_t>(token - first) * after.out_stride + output;
-      const int64_t stride = after.out_stride;
-      const auto take = [out, stride, bias = linear.bias + output](int t, int o, Vec sum) {
-        float* place = out + t * stride + o;
-        store(place, _mm512_add_ps(sum, load(bias + o)));
-        fetch_next(place + kLowColumns * kLanes);
-      };
-      if (first_column < 0) {
-        for (int t = 0; t < tokens; ++t) {
-          for (int o = 0; o < width; o += kLanes) take(t, o, _mm512_setzero_ps());
-        }
-        return;
-      }
-      const int rank = part.parts ? part.part_rank : part.rank;
-      const auto* up = static_cast<const Half*>(part.up) + static_cast<int64_t>(first_column) * outputs;
-      const float* low = after.coefficients + static_cast<int64_t>(token) * batch_.columns + first_column;
-      raise_by_tiles<Format::kLowPlanes>(
-          rank, width, tokens, own_words(sizes_.low_words), own_words(sizes_.low_weights),
-          [&](int t, int column) {
-            return load(first_lanes(rank - column), low + static_cast<int64_t>(t) * batch_.columns + column);
-          },
-          [&](int row, int o) {
-            const int place = start + o;
-            return up + (place / kPanel * rank + row) * kPanel + place % kPanel;
-          },
-          take);
-    });
-    return begun;
   }
 
   // `count` tokens of `inputs` numbers as words, in the thread's own space.
@@ -2060,33 +1942,14 @@ class Pass {
         gates[token - first] = gate;
         float* low = low_out_ + token * columns;
         for (int r = 0; r < part.rank; r += kLanes) {
-          const __mmask16 mask = first_lanes(part.rank - r);
+          const Mask mask = first_lanes(part.rank - r);
           const Vec u = activate(adapter.activation, load(mask, low + r));
-          _mm512_mask_storeu_ps(low + r, mask, _mm512_mul_ps(u, all(gate)));
+          store(mask, low + r, u * all(gate));
         }
       }
     }
     if constexpr (Format::kIsTiled) {
-      if (adapter.is_half) {  // the gate is one more column of low, as the bias is one more row of up
-        const int hidden = encoder_.hidden;
-        const auto* up = static_cast<const Half*>(part.up);
-        float* const x = context_ + static_cast<int64_t>(first) * sizes_.hidden;
-        return raise_by_tiles<Format::kLowPlanes>(
-            part.rank + 1, hidden, stop - first, own_words(sizes_.low_words),
-            own_words(sizes_.low_weights),
-            [&](int t, int column) {
-              const int left = part.rank - column;
-              const Vec low = load(first_lanes(left), low_out_ + (first + t) * columns + column);
-              const __mmask16 is_gate = left >= 0 && left < kLanes ? 1 << left : 0;
-              return _mm512_mask_mov_ps(low, is_gate, all(gates[t]));
-            },
-            [&](int row, int output) { return up + static_cast<int64_t>(row) * hidden + output; },
-            [x, stride = sizes_.hidden](int t, int output, Vec sum) {
-              float* place = x + t * stride + output;
-              store(place, _mm512_add_ps(load(place), sum));
-              fetch_next(place + kLowColumns * kLanes);
-            });
-      }
+      if (adapter.is_half) return this->raise_fp16(part, gates, first, stop);
     }
     constexpr int kTokens = 6;
     for (int token = first; token < stop; token += kTokens) {
@@ -2103,8 +1966,8 @@ class Pass {
     if constexpr (tokens > 0) {
       if (count < tokens) return raise_rest<Number, tokens - 1>(part, gates, token, count);
       int i = 0;
-      for (; i + 4 * kLanes <= encoder_.hidden; i += 4 * kLanes) {
-        raise<Number, tokens, 4>(part, gates, token, i);
+      for (; i + kWide * kLanes <= encoder_.hidden; i += kWide * kLanes) {
+        raise<Number, tokens, kWide>(part, gates, token, i);
       }
       for (; i < encoder_.hidden; i += kLanes) raise<Number, tokens, 1>(part, gates, token, i);
     }
@@ -2122,8 +1985,7 @@ class Pass {
     for (int t = 0; t < tokens; ++t) {
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
-        sums[t][v] = _mm512_fmadd_ps(all(gates[t]), load(bias + v * kLanes),
-                                     load(x + t * sizes_.hidden + v * kLanes));
+        sums[t][v] = multiply_add(all(gates[t]), load(bias + v * kLanes), load(x + t * sizes_.hidden + v * kLanes));
       }
     }
     for (int r = 0; r < part.rank; ++r, up += encoder_.hidden) {
@@ -2134,7 +1996,7 @@ class Pass {
       for (int t = 0; t < tokens; ++t) {
         const Vec c = all(low[t * batch_.columns + r]);
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) sums[t][v] = _mm512_fmadd_ps(c, row[v], sums[t][v]);
+        for (int v = 0; v < vectors; ++v) sums[t][v] = multiply_add(c, row[v], sums[t][v]);
       }
     }
 #pragma GCC unroll 6
@@ -2143,11 +2005,134 @@ class Pass {
       for (int v = 0; v < vectors; ++v) store(x + t * sizes_.hidden + v * kLanes, sums[t][v]);
     }
   }
+
+#ifdef __AVX512F__
+
+  void product_by_tiles(const Linear& linear, const float* x, int x_stride, int count, Epilogue after) {
+    const bool has_fp16 = leave_fp16_to_begin(count, after);
+    for (int start = 0; start < linear.inputs; start += Format::kChunk) {
+      const int stop = std::min(linear.inputs - start, Format::kChunk) + start;
+      const Operand operand = converted(x + start, x_stride, stop - start, count);
+      const Chunk chunk{start, stop, linear.inputs};
+      project_by_amx<Format>(linear, chunk, operand, count, after, [&](int output) {
+        return has_fp16 ? begin_outputs(linear, count, after, output) : Begun{linear.outputs, false};
+      });
+      if (stop == linear.inputs) break;
+    }
+  }
+
+  void lower_fp16(const LowRank& part, int inputs, const float* x, int x_stride, int tokens,
+                  float* to) const {
+    const int width = part.rank + part.gates;
+    const auto take = [to, width, bias = part.bias, stride = batch_.columns](int t, int column, Vec sum) {
+      store(to + t * stride + column, sum + load(first_lanes(width - column), bias + column));
+    };
+    lower_by_tiles<Format::kLowPlanes>(static_cast<const Half*>(part.down), inputs, width, x, x_stride,
+                                       tokens, own_words(sizes_.low_words),
+                                       own_words(sizes_.low_weights), take);
+    for (int t = 0; t < tokens; ++t) open_gates(part, to + t * batch_.columns);
+  }
+
+  // The gate is one more column of low, as the bias is one more row of up.
+  void raise_fp16(const LowRank& part, const float* gates, int first, int stop) const {
+    const int64_t columns = batch_.columns;
+    const int hidden = encoder_.hidden;
+    const auto* up = static_cast<const Half*>(part.up);
+    float* const x = context_ + static_cast<int64_t>(first) * sizes_.hidden;
+    raise_by_tiles<Format::kLowPlanes>(
+        part.rank + 1, hidden, stop - first, own_words(sizes_.low_words),
+        own_words(sizes_.low_weights),
+        [&](int t, int column) {
+          const int left = part.rank - column;
+          const Vec low = load(first_lanes(left), low_out_ + (first + t) * columns + column);
+          const Mask is_gate = left >= 0 && left < kLanes ? 1 << left : 0;
+          return choose(is_gate, all(gates[t]), low);
+        },
+        [&](int row, int output) { return up + static_cast<int64_t>(row) * hidden + output; },
+        [x, stride = sizes_.hidden](int t, int output, Vec sum) {
+          float* place = x + t * stride + output;
+          store(place, load(place) + sum);
+          fetch_next(place + kLowColumns * kLanes);
+        });
+  }
+
+  const LowRank& part_at(const Epilogue& place, const Adapter& adapter) const {
+    return adapter.layers[place.layer].sites[place.site];
+  }
+
+  // Tells whether any of the block's tokens has a LoRA of fp16 here. Those are left to `begin_outputs`:
+  // what follows the product adds fp32 only, or looks for none.
+  bool leave_fp16_to_begin(int count, Epilogue& after) const {
+    if (!after.batch) return false;
+    bool has_fp16 = false, has_fp32 = false;
+    each_adapter(after.first_token, count, [&](const Adapter& adapter, int, int) {
+      if (part_at(after, adapter).up) (adapter.is_half ? has_fp16 : has_fp32) = true;
+    });
+    if (!has_fp32) after.batch = nullptr;
+    after.is_fp16_done = true;
+    return has_fp16;
+  }
+
+  // Puts bias and LoRA of fp16 into the block's outputs from `output` on, as many as a core keeps near
+  // until the product is added; into none where nobody has a LoRA of fp16 for them.
+  Begun begin_outputs(const Linear& linear, int count, const Epilogue& after, int output) const {
+    constexpr int kMost = 384, kParts = 3;  // query, key, value
+    const int first = after.first_token;
+    const int outputs = linear.outputs / (after.site == kAttentionIn ? kParts : 1);
+    const int which = output / outputs, start = output % outputs;
+    const int width = std::min(kMost, outputs - start);
+    const auto column_of = [&](const Adapter& adapter) {
+      const LowRank& part = part_at(after, adapter);
+      if (!part.up || !adapter.is_half) return -1;
+      return part.parts ? part.part_start[which] : 0;
+    };
+    Begun begun{output + width, false};
+    each_adapter(first, count, [&](const Adapter& adapter, int, int) {
+      begun.is_there |= column_of(adapter) >= 0;
+    });
+    if (!begun.is_there) return begun;
+    each_adapter(first, count, [&](const Adapter& adapter, int token, int stop) {
+      const LowRank& part = part_at(after, adapter);
+      const int tokens = stop - token, first_column = column_of(adapter);
+      float* out = after.out + static_cast<int64_t>(token - first) * after.out_stride + output;
+      const int64_t stride = after.out_stride;
+      const auto take = [out, stride, bias = linear.bias + output](int t, int o, Vec sum) {
+        float* place = out + t * stride + o;
+        store(place, sum + load(bias + o));
+        fetch_next(place + kLowColumns * kLanes);
+      };
+      if (first_column < 0) {
+        for (int t = 0; t < tokens; ++t) {
+          for (int o = 0; o < width; o += kLanes) take(t, o, zeros());
+        }
+        return;
+      }
+      const int rank = part.parts ? part.part_rank : part.rank;
+      const auto* up = static_cast<const Half*>(part.up) + static_cast<int64_t>(first_column) * outputs;
+      const float* low = after.coefficients + static_cast<int64_t>(token) * batch_.columns + first_column;
+      raise_by_tiles<Format::kLowPlanes>(
+          rank, width, tokens, own_words(sizes_.low_words), own_words(sizes_.low_weights),
+          [&](int t, int column) {
+            return load(first_lanes(rank - column), low + static_cast<int64_t>(t) * batch_.columns + column);
+          },
+          [&](int row, int o) {
+            const int place = start + o;
+            return up + (place / kPanel * rank + row) * kPanel + place % kPanel;
+          },
+          take);
+    });
+    return begun;
+  }
+
+#endif
 };
 
 // Calls `work` with the format that the encoder's weights have.
 template <class Work>
-void with_format(const Encoder& encoder, Work work) {
+void with_format([[maybe_unused]] const Encoder& encoder, Work work) {
+#ifndef __AVX512F__
+  work(Fp32{});
+#else
   switch (encoder.precision) {
     case kFp32:
       return encoder.is_tiled ? work(TiledFp32{}) : work(Fp32{});
@@ -2156,13 +2141,14 @@ void with_format(const Encoder& encoder, Work work) {
     default:
       return encoder.is_tiled ? work(TiledInt8{}) : work(Int8{});
   }
+#endif
 }
 
 }  // namespace
 
 extern "C" {
 
-// The sha256 of this file, so that nobody calls a library built from another one.
+// The sha256 of the source, so that nobody calls a library built from another one.
 const char* upt_source() { return UPT_SOURCE; }
 
 // Floats of workspace that `upt_answer` needs.

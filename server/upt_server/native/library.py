@@ -1,6 +1,7 @@
 """The compiled kernel: its structures, and whether this machine can run it.
 
-``kernel.cpp`` is the other half of every structure here; the order of the fields is the contract.
+It is compiled twice, for AVX-512 and for AVX2, which has fp32 only. ``kernel.cpp`` is the other
+half of every structure here; the order of the fields is the contract.
 """
 
 import ctypes
@@ -20,15 +21,18 @@ SITES = ("attention_in", "attention_out", "ffn_up", "ffn_down", "bottleneck")
 NUMBERS: tuple[Number, ...] = ("fp32", "bf16", "int8")
 READINGS = ("cls", "mean", "each token")
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "gelu_new")
-LANES, PANEL = 16, 32
+LANES = 16
+TILE_PANEL = 32  # outputs of a panel of bf16 or int8 for AMX
 TILE_WORDS = 16  # of a row of an AMX tile
 
-_LIBRARY = Path(__file__).with_name("libupt_kernel.so")
-_SOURCE = Path(__file__).with_name("kernel.cpp")
+_FOLDER = Path(__file__).parent
+SOURCES = (_FOLDER / "vectors.h", _FOLDER / "kernel.cpp")
+_AVX2 = frozenset({"avx2", "fma", "f16c"})
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
 _FEATURES: dict[Number, frozenset[str]] = {
-    "fp32": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"}),
-    "bf16": frozenset({"avx512_bf16"}),
-    "int8": frozenset({"avx512_vnni"}),
+    "fp32": _AVX2,
+    "bf16": _AVX512 | {"avx512_bf16"},
+    "int8": _AVX512 | {"avx512_vnni"},
 }
 _TILE_FEATURES = frozenset({"avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"})
 ALL_FEATURES = frozenset().union(*_FEATURES.values())
@@ -172,13 +176,13 @@ def load_kernel() -> ctypes.CDLL:
     Raises:
         OSError: there is none, it is of another source, or this system cannot load it.
     """
-    kernel = ctypes.CDLL(str(_LIBRARY))
+    kernel = ctypes.CDLL(str(_library()))
     try:
         kernel.upt_source.restype = ctypes.c_char_p
         source = kernel.upt_source().decode()
     except AttributeError:
         source = ""
-    if source != hashlib.sha256(_SOURCE.read_bytes()).hexdigest():
+    if source != hashlib.sha256(b"".join(file.read_bytes() for file in SOURCES)).hexdigest():
         raise OSError("it was built from another kernel.cpp")
     kernel.upt_workspace.argtypes = (POINTER(Encoder), POINTER(Batch), c_int32)
     kernel.upt_workspace.restype = c_int64
@@ -191,10 +195,9 @@ def load_kernel() -> ctypes.CDLL:
 
 def missing_for(number: Number) -> str | None:
     """Say what this machine lacks to run the kernel on such numbers; None if nothing."""
-    if not _LIBRARY.is_file():
+    if not _library().is_file():
         return "the native kernel was not built: install again where a C++ compiler is found"
-    lacking = (_FEATURES["fp32"] | _FEATURES[number]) - frozenset(_cpu_facts().split())
-    if lacking:
+    if lacking := _FEATURES[number] - _cpu_flags():
         return f"the CPU lacks {', '.join(sorted(lacking))}"
     try:
         load_kernel()
@@ -205,14 +208,27 @@ def missing_for(number: Number) -> str | None:
 
 def has_tiles() -> bool:
     """Say whether the CPU has AMX and the system lets this process use it."""
-    if _TILE_FEATURES - frozenset(_cpu_facts().split()):
+    if (_AVX512 | _TILE_FEATURES) - _cpu_flags():
         return False
     return int(load_kernel().upt_request_tiles()) == 0
 
 
+def unit() -> str:
+    """Return what multiplies on this CPU."""
+    if has_tiles():
+        return "AMX"
+    return "AVX-512" if _is_wide() else "AVX2"
+
+
+def panel() -> int:
+    """Return how many outputs a panel of weights has: as many as the registers hold."""
+    return 32 if _is_wide() else 16
+
+
 def digest() -> str:
     """Return a digest of the compiled kernel, empty if there is none."""
-    return hashlib.sha256(_LIBRARY.read_bytes()).hexdigest() if _LIBRARY.is_file() else ""
+    library = _library()
+    return hashlib.sha256(library.read_bytes()).hexdigest() if library.is_file() else ""
 
 
 def machine() -> list[str]:
@@ -225,6 +241,18 @@ def machine() -> list[str]:
 def floats(array: NDArray[np.generic]) -> "FloatPointer":
     """Point at an array of fp32; it has to be kept alive."""
     return array.ctypes.data_as(_Floats)
+
+
+def _is_wide() -> bool:
+    return _cpu_flags() >= _AVX512
+
+
+def _library() -> Path:
+    return _FOLDER / f"libupt_kernel_{'avx512' if _is_wide() else 'avx2'}.so"
+
+
+def _cpu_flags() -> frozenset[str]:
+    return frozenset(_cpu_facts().split())
 
 
 @cache
