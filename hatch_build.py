@@ -41,9 +41,11 @@ class KernelBuildHook(BuildHookInterface[Any]):
             library.unlink(missing_ok=True)  # one of another source is worse than none
             built = subprocess.run(command, capture_output=True, text=True, check=False)
             if built.returncode:
-                self.app.display_warning(f"no native kernel: {compiler} failed\n{built.stderr}")
-                return
+                self.app.display_warning(
+                    f"no native kernel for {machine}: {compiler} failed\n{built.stderr}"
+                )
+                continue
             partial.replace(library)
             build_data["artifacts"].append(f"{_FOLDER}/{library.name}")
-        build_data["pure_python"] = False
-        build_data["infer_tag"] = True
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True

@@ -64,7 +64,7 @@ class Admission(Generic[QueuedT]):
     def _wait_s(self, tokens: int, now_s: float) -> float:
         """Estimate when so many tokens of the queue are computed, after the batch at work.
 
-        What joins a row's batch behind it makes it no later than it may be.
+        What joins a row's batch behind it seldom makes it late: see ``FairQueue.take``.
         """
         return self._pace.seconds(tokens + self._pace.running_tokens, now_s)
 

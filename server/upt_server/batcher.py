@@ -200,7 +200,7 @@ class Batcher:
         if self._running is not None or not self._queue:
             return
         now_s = perf_counter()
-        entries = self._queue.take(self._budget, lambda end_s: self._pace.tokens(end_s - now_s))
+        entries = self._queue.take(self._budget, lambda end_s: self._pace.reach(end_s - now_s))
         self._pace.start(sum(entry.tokens for entry in entries), perf_counter())
         self._running = asyncio.get_running_loop().run_in_executor(
             self._thread, self._run, [entry.row for entry in entries]

@@ -1,11 +1,20 @@
 """How fast the runner is, and how long so many tokens will take it. Pure: the clock comes in."""
 
+from typing import NamedTuple
+
 # of what is known, what is older than so many batches counts little
 _BATCHES = 8
 # before anything was measured: MiniLM on two slow cores
 _FIRST_TOKENS_PER_S = 2000.0
 # batches vary, the answer has yet to travel, and one that comes too late was computed for nothing
 _CAUTION = 1.25
+
+
+class Reach(NamedTuple):
+    """Tokens that are computed by a time: by a cautious estimate, and by the estimate itself."""
+
+    sure: float
+    possible: float
 
 
 class Pace:
@@ -37,9 +46,10 @@ class Pace:
         done_s = min(now_s - self._started_at_s, at_work) if self.running_tokens else 0.0
         return _CAUTION * (tokens / per_s - done_s)
 
-    def tokens(self, seconds: float) -> float:
-        """Estimate as cautiously how many tokens a batch may have that takes so long at most."""
-        return seconds * self._tokens_per_s / _CAUTION
+    def reach(self, seconds: float) -> Reach:
+        """Estimate how many tokens a batch may have that takes so long at most."""
+        possible = seconds * self._tokens_per_s
+        return Reach(sure=possible / _CAUTION, possible=possible)
 
     @property
     def _tokens_per_s(self) -> float:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Generic, Literal, Protocol, TypeVar, get_args
 
+from upt_server.pace import Reach
 from upt_zoo.errors import InvalidReference, InvalidSpec
 from upt_zoo.references import Reference
 
@@ -28,6 +29,9 @@ _QUANTUM_TOKENS = 64.0
 _SHARES: dict[Priority, float] = {"normal": 1.0, "bulk": 1 / 8}
 # one adapter alone may fill four fifths of the queue, two may fill four ninths each
 _OF_THE_FREE_ROOM = 4
+# deadlines make a batch no smaller than that: what a batch costs beside its tokens, all pay for
+_PARTS_OF_A_BATCH = 4
+_UNBOUNDED = Reach(inf, inf)
 
 
 class Waiting(Protocol):
@@ -94,27 +98,27 @@ class _Flow(Generic[QueuedT]):
 
 
 class _Batch(Generic[QueuedT]):
-    """Rows of the next batch; ``_room`` is how many tokens may still come."""
+    """Rows of the next batch; it may become ``_limit`` tokens large."""
 
-    def __init__(self, budget: Budget, tokens_by: Callable[[float], float]) -> None:
+    def __init__(self, budget: Budget, reach_by: Callable[[float], Reach]) -> None:
         self.rows: list[QueuedT] = []
-        self._most_rows, self._tokens_by = budget.rows, tokens_by
-        self._tokens, self._room = 0, float(budget.tokens)
+        self._most_rows, self._reach_by = budget.rows, reach_by
+        self._tokens, self._limit = 0, float(budget.tokens)
+        self._least = budget.tokens / _PARTS_OF_A_BATCH
 
     @property
     def is_full(self) -> bool:
         return len(self.rows) >= self._most_rows
 
     def has_room(self, row: QueuedT) -> bool:
-        return not self.rows or row.tokens <= self._room
+        return not self.rows or self._tokens + row.tokens <= self._limit
 
     def add(self, row: QueuedT) -> None:
         self.rows.append(row)
         self._tokens += row.tokens
-        self._room -= row.tokens
-        spare = self._tokens_by(row.ends_at_s) - self._tokens
-        if spare >= 0:  # else it is late, whatever comes
-            self._room = min(self._room, spare)
+        reach = self._reach_by(row.ends_at_s)
+        if row.priority == "normal" and reach.possible >= self._tokens:  # else it is late anyway
+            self._limit = min(self._limit, max(reach.sure, self._least))
 
 
 class FairQueue(Generic[QueuedT]):
@@ -189,16 +193,17 @@ class FairQueue(Generic[QueuedT]):
                 self._remove(flow, row)
 
     def take(
-        self, budget: Budget, tokens_by: Callable[[float], float] = lambda _: inf
+        self, budget: Budget, reach_by: Callable[[float], Reach] = lambda _: _UNBOUNDED
     ) -> list[QueuedT]:
         """Remove the next batch and return it; the first row is in it, however large.
 
-        ``tokens_by`` says how many tokens of a batch that starts now are computed by a time. A
-        batch ends where one more row would make one of its rows late, unless that one is too late
-        already. A row that does not fit ends the turns: its adapter is the first of the next batch.
-        What room is left goes to others' smaller rows, on credit that they have yet to get.
+        ``reach_by`` says how many tokens of a batch that starts now are computed by a time. A batch
+        of a quarter of the budget or more ends where one more row would make one of its rows late,
+        unless that one is late already, or bulk. A row that does not fit ends the turns: its
+        adapter is the first of the next batch. What room is left goes to others' smaller rows, on
+        credit that they have yet to get.
         """
-        batch: _Batch[QueuedT] = _Batch(budget, tokens_by)
+        batch: _Batch[QueuedT] = _Batch(budget, reach_by)
         while self._flows and not batch.is_full:
             key, flow = next(iter(self._flows.items()))
             row = next(iter(flow.rows))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upt_server.admission import Admission
-from upt_server.pace import Pace
+from upt_server.pace import Pace, Reach
 from upt_server.scheduling import Budget, FairQueue, Priority
 from upt_zoo.errors import InvalidInput, Overloaded
 
@@ -41,11 +41,18 @@ class Simulation:
     """Calls that come at random times, and a runner that wobbles; the clock is only counted."""
 
     def __init__(
-        self, *, times: float, inputs: int, deadline_s: float, tokens_per_s: float = 15_000.0
+        self,
+        *,
+        times: float,
+        inputs: int,
+        deadline_s: float,
+        tokens_per_s: float = 15_000.0,
+        batch_s: float = 0.0,
     ) -> None:
         self.random, self.inputs, self.deadline_s = random.Random(inputs), inputs, deadline_s
-        self.tokens_per_s = tokens_per_s
-        self.calls_per_s = times * tokens_per_s / (60 * inputs)
+        self.tokens_per_s, self.batch_s = tokens_per_s, batch_s
+        self.capacity = BUDGET.tokens / (batch_s + BUDGET.tokens / tokens_per_s)  # in full batches
+        self.calls_per_s = times * self.capacity / (60 * inputs)
         self.queue, self.pace = FairQueue[Item](65_536), Pace()
         self.admission = Admission(self.queue, self.pace)
         self.batch: list[Item] = []
@@ -64,13 +71,14 @@ class Simulation:
                 self.come(now_s)
             self.leave(now_s)
             if done_at_s == inf and self.queue:
-                self.batch = self.queue.take(BUDGET, self.tokens_from(now_s))
+                self.batch = self.queue.take(BUDGET, self.reach_from(now_s))
                 tokens = sum(item.tokens for item in self.batch)
                 self.pace.start(tokens, now_s)
-                done_at_s = now_s + tokens / self.tokens_per_s * self.random.uniform(0.85, 1.15)
+                took_s = self.batch_s + tokens / self.tokens_per_s
+                done_at_s = now_s + took_s * self.random.uniform(0.85, 1.15)
 
-    def tokens_from(self, now_s: float) -> Callable[[float], float]:
-        return lambda end_s: self.pace.tokens(end_s - now_s)
+    def reach_from(self, now_s: float) -> Callable[[float], Reach]:
+        return lambda end_s: self.pace.reach(end_s - now_s)
 
     def come(self, now_s: float) -> None:
         call = Call(now_s + self.deadline_s, left=self.inputs)
@@ -101,8 +109,8 @@ class Simulation:
                 self.answered_tokens += sum(row.tokens for row in call.rows)
 
 
-# at 3,000 tokens a second a full batch takes 0.7 s
-@pytest.mark.parametrize("tokens_per_s", [15_000.0, 3_000.0])
+# at 4,000 tokens a second a full batch takes half a second
+@pytest.mark.parametrize("tokens_per_s", [15_000.0, 4_000.0])
 @pytest.mark.parametrize("deadline_s", [0.5, 1.0, 5.0])
 @pytest.mark.parametrize("inputs", [1, 8])
 def test_at_four_times_the_load_nearly_all_that_is_computed_is_in_time(
@@ -112,8 +120,19 @@ def test_at_four_times_the_load_nearly_all_that_is_computed_is_in_time(
         times=4, inputs=inputs, deadline_s=deadline_s, tokens_per_s=tokens_per_s
     )
     simulation.run()
-    assert simulation.answered_tokens / SECONDS >= 0.9 * tokens_per_s
+    assert simulation.answered_tokens / SECONDS >= 0.9 * simulation.capacity
     assert simulation.refused > 0
+
+
+@pytest.mark.parametrize("deadline_s", [1.0, 3.0])
+def test_batches_that_deadlines_made_small_are_still_worth_what_each_costs(
+    deadline_s: float,
+) -> None:
+    simulation = Simulation(
+        times=4, inputs=1, deadline_s=deadline_s, tokens_per_s=4_000.0, batch_s=0.02
+    )
+    simulation.run()
+    assert simulation.answered_tokens / SECONDS >= 0.85 * simulation.capacity
 
 
 @pytest.mark.parametrize("inputs", [1, 8])

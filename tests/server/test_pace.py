@@ -45,4 +45,5 @@ def test_before_the_first_batch_there_is_a_guess() -> None:
 
 def test_what_a_batch_may_have_is_what_is_estimated_to_take_so_long() -> None:
     pace = paced((1000, 0.5))
-    assert pace.seconds(pace.tokens(3.0), 0.0) == pytest.approx(3.0)
+    assert pace.seconds(pace.reach(3.0).sure, 0.0) == pytest.approx(3.0)
+    assert pace.reach(3.0).possible == pytest.approx(6000)

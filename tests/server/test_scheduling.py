@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from upt_server.pace import Reach
 from upt_server.scheduling import PRIORITIES, Budget, FairQueue, Priority, parse_weight
 from upt_zoo.errors import InvalidReference, InvalidSpec
 
@@ -101,20 +102,41 @@ def test_a_row_that_would_still_fit_is_never_left_out(rows: list[Item], budget: 
         assert all(item.tokens > room for item in heads.values())
 
 
+def reach_by(ends_at_s: float) -> Reach:
+    return Reach(sure=8 * ends_at_s, possible=10 * ends_at_s)
+
+
 @given(queues, budgets)
-def test_no_row_is_made_late_by_rows_behind_it(rows: list[Item], budget: Budget) -> None:
+def test_no_row_is_made_late_by_rows_behind_it_but_those_that_fill_a_quarter(
+    rows: list[Item], budget: Budget
+) -> None:
     queue = queue_of(rows)
-    while batch := queue.take(budget, lambda ends_at_s: 10 * ends_at_s):
+    while batch := queue.take(budget, reach_by):
         taken_by = list(accumulate(item.tokens for item in batch))
         for item, tokens in zip(batch, taken_by, strict=True):
-            assert not tokens <= 10 * item.ends_at_s < taken_by[-1]
+            sure, possible = reach_by(item.ends_at_s)
+            if item.priority == "normal" and tokens <= possible:
+                assert taken_by[-1] <= max(sure, budget.tokens / 4, tokens)
 
 
-def test_rows_that_are_late_already_do_not_hold_up_the_others() -> None:
-    late = [Item("late", 20, ends_at_s=1.0) for _ in range(5)]
-    rows = [Item("others", 20) for _ in range(5)]
-    batch = queue_of([*late, *rows]).take(Budget(tokens=200), lambda ends_at_s: 10 * ends_at_s)
-    assert set(batch) == {*late, *rows}
+@pytest.mark.parametrize(
+    "first",
+    [
+        Item("late already", 20, ends_at_s=1.0),
+        Item("bulk", 20, priority="bulk", ends_at_s=3.0),
+    ],
+)
+def test_who_is_late_already_and_who_can_wait_do_not_hold_up_the_others(first: Item) -> None:
+    rows = [Item("others", 20) for _ in range(9)]
+    batch = queue_of([first, *rows]).take(Budget(tokens=200), reach_by)
+    assert set(batch) == {first, *rows}
+
+
+def test_a_deadline_makes_a_batch_no_smaller_than_a_quarter_of_the_budget() -> None:
+    first = Item("hasty", 20, ends_at_s=2.0)
+    rows = [Item("others", 20) for _ in range(9)]
+    batch = queue_of([first, *rows]).take(Budget(tokens=200), reach_by)
+    assert batch == [first, rows[0]]
 
 
 @settings(deadline=None)

@@ -132,7 +132,7 @@ class Replica:
             return
         now_s = self._clock.now_s
         self._running = batch = self._queue.take(
-            self._limits.budget, lambda end_s: self._pace.tokens(end_s - now_s)
+            self._limits.budget, lambda end_s: self._pace.reach(end_s - now_s)
         )
         tokens = sum(call.tokens for call in batch)
         self._pace.start(tokens, self._clock.now_s)

@@ -27,8 +27,9 @@ TILE_WORDS = 16  # of a row of an AMX tile
 
 _FOLDER = Path(__file__).parent
 SOURCES = (_FOLDER / "vectors.h", _FOLDER / "kernel.cpp")
-_AVX2 = frozenset({"avx2", "fma", "f16c"})
-_AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
+# what compilers take x86-64-v3 and -v4 to have
+_AVX2 = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "movbe"})
+_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 _FEATURES: dict[Number, frozenset[str]] = {
     "fp32": _AVX2,
     "bf16": _AVX512 | {"avx512_bf16"},
@@ -197,8 +198,10 @@ def missing_for(number: Number) -> str | None:
     """Say what this machine lacks to run the kernel on such numbers; None if nothing."""
     if not _library().is_file():
         return "the native kernel was not built: install again where a C++ compiler is found"
-    if lacking := _FEATURES[number] - _cpu_flags():
+    if lacking := _FEATURES[number] - _flags_in(_cpu_facts()):
         return f"the CPU lacks {', '.join(sorted(lacking))}"
+    if number != "fp32" and not _is_wide(_cpu_facts()):
+        return "the native kernel was not built for AVX-512: install again with a newer compiler"
     try:
         load_kernel()
     except OSError as error:
@@ -208,7 +211,7 @@ def missing_for(number: Number) -> str | None:
 
 def has_tiles() -> bool:
     """Say whether the CPU has AMX and the system lets this process use it."""
-    if (_AVX512 | _TILE_FEATURES) - _cpu_flags():
+    if not _is_wide(_cpu_facts()) or _TILE_FEATURES - _flags_in(_cpu_facts()):
         return False
     return int(load_kernel().upt_request_tiles()) == 0
 
@@ -217,12 +220,12 @@ def unit() -> str:
     """Return what multiplies on this CPU."""
     if has_tiles():
         return "AMX"
-    return "AVX-512" if _is_wide() else "AVX2"
+    return "AVX-512" if _is_wide(_cpu_facts()) else "AVX2"
 
 
 def panel() -> int:
     """Return how many outputs a panel of weights has: as many as the registers hold."""
-    return 32 if _is_wide() else 16
+    return 32 if _is_wide(_cpu_facts()) else 16
 
 
 def digest() -> str:
@@ -243,16 +246,23 @@ def floats(array: NDArray[np.generic]) -> "FloatPointer":
     return array.ctypes.data_as(_Floats)
 
 
-def _is_wide() -> bool:
-    return _cpu_flags() >= _AVX512
-
-
 def _library() -> Path:
-    return _FOLDER / f"libupt_kernel_{'avx512' if _is_wide() else 'avx2'}.so"
+    return _built_for("avx512" if _is_wide(_cpu_facts()) else "avx2")
 
 
-def _cpu_flags() -> frozenset[str]:
-    return frozenset(_cpu_facts().split())
+def _built_for(machine: str) -> Path:
+    return _FOLDER / f"libupt_kernel_{machine}.so"
+
+
+@cache
+def _is_wide(facts: str) -> bool:
+    """Say whether it is the library for AVX-512 that is used; not every compiler can make it."""
+    return _flags_in(facts) >= _AVX512 and _built_for("avx512").is_file()
+
+
+@cache
+def _flags_in(facts: str) -> frozenset[str]:
+    return frozenset(facts.split())
 
 
 @cache
