@@ -45,11 +45,11 @@ def as_parquet(rows: list[dict[str, str]]) -> bytes:
     [
         ("a.csv", as_cells(ROWS)),
         ("with a byte order mark.csv", b"\xef\xbb\xbf" + as_cells(ROWS)),
-        ("a.csv.gz", gzip.compress(as_cells(ROWS))),
+        ("a.csv.gz", gzip.compress(as_cells(ROWS), mtime=0)),
         ("a.tsv", as_cells(ROWS, "\t")),
         ("a.jsonl", as_json_lines(ROWS)),
         ("a.jsonl", b"\xef\xbb\xbf" + as_json_lines(ROWS)),
-        ("a.jsonl.gz", gzip.compress(as_json_lines(ROWS))),
+        ("a.jsonl.gz", gzip.compress(as_json_lines(ROWS), mtime=0)),
         ("a.parquet", as_parquet(ROWS)),
     ],
 )
