@@ -21,15 +21,18 @@ from upt_zoo.references import Reference
 CATALOGUE = ("sst2", "mrpc", "stsb", "cola", "squad")
 WHOLE_CATALOGUE = sorted({reference.name for reference in embedded_catalogue().list()})
 TIMEOUT_S = 240
+EVALUATION_TIMEOUT_S = 1800  # 5,000 texts of 256 tokens, by one thread of a small CPU
 CONTEXT = "The opera was written by Ludwig van Beethoven and first heard in Vienna in 1805."
 
 
-def command(name: str, *arguments: str, home: Path) -> "subprocess.CompletedProcess[str]":
+def command(
+    name: str, *arguments: str, home: Path, timeout_s: float = TIMEOUT_S
+) -> "subprocess.CompletedProcess[str]":
     result = subprocess.run(
         [sys.executable, "-m", f"{name}.cli", *arguments],
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=timeout_s,
         check=False,
         env=os.environ | {"UPT_ZOO_HOME": str(home), "COLUMNS": "200"},
     )
@@ -140,13 +143,15 @@ def test_one_mixed_call_is_one_forward_pass_with_five_adapters(server: Served) -
 
 
 def evaluation(adapter: str, *arguments: str, home: Path) -> dict[str, float]:
-    result = command("upt_training", "evaluate", adapter, "--json", *arguments, home=home)
+    asked = ("evaluate", adapter, "--json", *arguments)
+    result = command("upt_training", *asked, home=home, timeout_s=EVALUATION_TIMEOUT_S)
     metrics: dict[str, float] = json.loads(result.stdout)["metrics"]
     return metrics
 
 
 @pytest.mark.data
 @pytest.mark.slow
+@pytest.mark.timeout(2 * EVALUATION_TIMEOUT_S)
 @pytest.mark.parametrize("adapter", WHOLE_CATALOGUE)
 def test_the_server_reaches_the_metrics_of_the_card(
     adapter: str, home: Path, server: Served
