@@ -201,7 +201,7 @@ class Batcher:
             return
         now_s = perf_counter()
         entries = self._queue.take(self._budget, lambda end_s: self._pace.reach(end_s - now_s))
-        self._pace.start(sum(entry.tokens for entry in entries), perf_counter())
+        self._pace.start(sum(entry.tokens for entry in entries), now_s)
         self._running = asyncio.get_running_loop().run_in_executor(
             self._thread, self._run, [entry.row for entry in entries]
         )

@@ -65,7 +65,8 @@ def unit(request: pytest.FixtureRequest) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(library, "_cpu_facts", lambda: facts)
         library.load_kernel.cache_clear()
-        if library.missing_for("fp32") is None and library.unit() != UNITS[request.param]:
+        is_there = library.missing_for("fp32") is None and library.unit() == UNITS[request.param]
+        if request.param != "avx2" and not is_there:  # that one's layouts are tested anywhere
             pytest.skip(f"the CPU lacks {UNITS[request.param]}, or the system keeps it")
         yield request.param
     library.load_kernel.cache_clear()
