@@ -13,7 +13,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 COVERAGE_GATE := 95
 
 SETUP := $(VENV)/.upt-installed
-KERNEL := server/upt_server/native/kernel.cpp server/upt_server/native/vectors.h
+KERNEL := server/upt_server/native/kernel.cpp $(wildcard server/upt_server/native/*.h)
 PROTOS_SETUP := $(PROTOS_VENV)/.upt-installed
 TRITON_SETUP := $(TRITON_VENV)/.upt-installed
 HUB_SETUP := $(HUB_VENV)/.upt-installed

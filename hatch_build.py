@@ -11,6 +11,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _FOLDER = Path("server/upt_server/native")
+_SOURCES = ("tiles.h", "vectors.h", "kernel.cpp")
 _FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-shared", "-Wall", "-Wextra"]
 _MACHINES = {
     "avx2": ["-march=x86-64-v3"],
@@ -31,13 +32,13 @@ class KernelBuildHook(BuildHookInterface[Any]):
             )
             return
         folder = Path(self.root) / _FOLDER
-        source = folder / "kernel.cpp"
-        sources = (folder / "vectors.h").read_bytes() + source.read_bytes()
-        identity = f'-DUPT_SOURCE="{hashlib.sha256(sources).hexdigest()}"'
+        sources = [folder / name for name in _SOURCES]
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()
+        identity = f'-DUPT_SOURCE="{digest}"'
         for machine, flags in _MACHINES.items():
             library = folder / f"libupt_kernel_{machine}.so"
             partial = library.with_suffix(".partial")
-            command = [compiler, *_FLAGS, *flags, identity, str(source), "-o", str(partial)]
+            command = [compiler, *_FLAGS, *flags, identity, str(sources[-1]), "-o", str(partial)]
             library.unlink(missing_ok=True)  # one of another source is worse than none
             built = subprocess.run(command, capture_output=True, text=True, check=False)
             if built.returncode:

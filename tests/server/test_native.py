@@ -1,7 +1,7 @@
 """The native kernel beside torch's forward pass, and every row beside itself alone, to the bit."""
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from upt_server.native.library import NUMBERS, SITES, Number
 from upt_server.native.pages import LargePages
 from upt_server.native.runner import NativeRunner
 from upt_server.runner import TorchRunner
-from upt_testing import backbones
+from upt_testing import backbones, emulation
 from upt_testing.adapters import CLASSIFICATION, tiny_spec
 from upt_testing.backbones import HIDDEN, write_tiny_backbone
 from upt_testing.mixtures import (
@@ -54,21 +54,33 @@ def skip_without(number: Number) -> None:
 UNITS = {"avx2": "AVX2", "avx512": "AVX-512", "amx": "AMX"}  # by what they are to what they say
 
 
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return emulation.build(tmp_path_factory.mktemp("emulated"))
+
+
 @pytest.fixture(scope="module", autouse=True, params=list(UNITS))
 def unit(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Let one unit of the CPU multiply, if there are several."""
-    facts = library._cpu_facts()
-    if request.param == "avx2":
-        facts = " ".join(fact for fact in facts.split() if not fact.startswith(("avx512", "amx")))
-    elif request.param == "avx512":
-        facts = facts.replace("amx_tile", "")
+    """Let one unit of the CPU multiply; what it lacks is emulated."""
+    name: str = request.param
+    absent = {"avx2": ("avx512", "amx"), "avx512": ("amx",), "amx": ()}[name]
+
+    def known(facts: Iterable[str]) -> str:
+        return " ".join(fact for fact in facts if not fact.startswith(absent))
+
+    own = known(library._cpu_facts().split())
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(library, "_cpu_facts", lambda: facts)
+        patched.setattr(library, "_cpu_facts", lambda: own)
         library.load_kernel.cache_clear()
-        is_there = library.missing_for("fp32") is None and library.unit() == UNITS[request.param]
-        if request.param != "avx2" and not is_there:  # that one's layouts are tested anywhere
-            pytest.skip(f"the CPU lacks {UNITS[request.param]}, or the system keeps it")
-        yield request.param
+        has_kernel = library.missing_for("fp32") is None
+        if not has_kernel and name != "avx2":  # that one's layouts are tested anywhere
+            pytest.skip("there is no kernel here")
+        if has_kernel and library.unit() != UNITS[name]:
+            kernel: Path = request.getfixturevalue("emulated")
+            patched.setattr(library, "_cpu_facts", lambda: known(library.ALL_FEATURES))
+            patched.setattr(library, "_built_for", lambda _: kernel)
+            library.load_kernel.cache_clear()
+        yield name
     library.load_kernel.cache_clear()
 
 

@@ -12,8 +12,6 @@
 // Nothing is allocated here: the caller brings the workspace.
 
 #include <omp.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -22,6 +20,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "tiles.h"
 #include "vectors.h"
 
 namespace {
@@ -355,38 +354,6 @@ struct ByTiles {
   static int padded(int words) { return round_up(words, kRows); }
 };
 
-// A tile is 16 rows of 16 words. First come sums, then tokens, the last are weights.
-
-template <int tile>
-inline void zero_tile() {
-  asm volatile("tilezero %%tmm%c0" ::"i"(tile));
-}
-
-template <int tile>
-inline void load_tile(const uint32_t* from, int64_t stride) {
-  asm volatile("tileloadd (%1,%2,1), %%tmm%c0" ::"i"(tile), "r"(from), "r"(stride * 4) : "memory");
-}
-
-template <int tile>
-inline void store_tile(void* to, int64_t stride) {
-  asm volatile("tilestored %%tmm%c0, (%1,%2,1)" ::"i"(tile), "r"(to), "r"(stride * 4) : "memory");
-}
-
-template <int sum, int x, int w>
-inline void add_bf16_tile() {
-  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sum), "i"(x), "i"(w));
-}
-
-template <int sum, int x, int w>
-inline void add_int8_tile() {
-  asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sum), "i"(x), "i"(w));
-}
-
-template <int sum, int x, int w>
-inline void add_signed_tile() {
-  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sum), "i"(x), "i"(w));
-}
-
 // Asks for cache lines that are needed soon, and moves on behind them.
 inline void fetch(const uint32_t*& ahead, int lines) {
   for (int i = 0; i < lines; ++i, ahead += kLanes) {
@@ -394,7 +361,7 @@ inline void fetch(const uint32_t*& ahead, int lines) {
   }
 }
 
-// Says how large the tiles are: the `weights` last ones have a row for each word of a token, the others
+// First come sums, then tokens, the last tiles are weights. Says how large they are: the `weights` last ones have a row for each word of a token, the others
 // one for each token; the first ones are sums. A product takes as many cycles as there are tokens.
 inline void shape_tiles(int weights, int tokens, int words = kRows, int sums = 4) {
   struct alignas(64) {
@@ -407,7 +374,7 @@ inline void shape_tiles(int weights, int tokens, int words = kRows, int sums = 4
     shape.bytes[i] = static_cast<uint16_t>(4 * (is_sums || is_weights ? kRows : words));
     shape.rows[i] = static_cast<uint8_t>(is_weights ? words : tokens);
   }
-  asm volatile("ldtilecfg %0" ::"m"(shape));
+  configure_tiles(&shape);
 }
 
 inline void zero_tiles() {
@@ -1504,7 +1471,7 @@ class Pass {
 #pragma omp for schedule(dynamic, 1)
         for (int row = 0; row < batch_.rows; ++row) answer(row);
       }
-      if constexpr (Format::kIsTiled) asm volatile("tilerelease" ::);
+      if constexpr (Format::kIsTiled) release_tiles();
     }
   }
 
@@ -2171,8 +2138,5 @@ void upt_answer(const Encoder* encoder, const Batch* batch, float* logits, float
 }
 
 // Asks the system for AMX's registers, for this process; 0 if it grants them.
-int32_t upt_request_tiles() {
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // linux/arch/x86/include/uapi/asm/prctl.h
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0 ? 0 : -1;
-}
+int32_t upt_request_tiles() { return request_tiles() ? 0 : -1; }
 }

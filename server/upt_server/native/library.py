@@ -26,7 +26,7 @@ TILE_PANEL = 32  # outputs of a panel of bf16 or int8 for AMX
 TILE_WORDS = 16  # of a row of an AMX tile
 
 _FOLDER = Path(__file__).parent
-SOURCES = (_FOLDER / "vectors.h", _FOLDER / "kernel.cpp")
+SOURCES = tuple(_FOLDER / name for name in ("tiles.h", "vectors.h", "kernel.cpp"))
 # what compilers take x86-64-v3 and -v4 to have
 _AVX2 = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "movbe"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
@@ -36,7 +36,7 @@ _FEATURES: dict[Number, frozenset[str]] = {
     "int8": _AVX512 | {"avx512_vnni"},
 }
 _TILE_FEATURES = frozenset({"avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"})
-ALL_FEATURES = frozenset().union(*_FEATURES.values())
+ALL_FEATURES = _TILE_FEATURES.union(*_FEATURES.values())
 _Floats = POINTER(c_float)
 FloatPointer: TypeAlias = "ctypes._Pointer[c_float]"
 

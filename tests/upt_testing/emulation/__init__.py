@@ -1,0 +1,22 @@
+"""The kernel for CPUs with AVX-512 and AMX, compiled for those that have neither."""
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+from upt_server.native.library import SOURCES
+
+_FOLDER = Path(__file__).parent
+_FLAGS = "-std=c++17 -O2 -march=x86-64-v3 -fopenmp -fPIC -shared -include avx512.h"
+
+
+def build(folder: Path) -> Path:
+    """Compile the kernel's own sources with emulated instructions; return the library."""
+    for file in (*SOURCES, *_FOLDER.glob("*.h")):  # the emulated tiles.h comes last
+        shutil.copy(file, folder)
+    source = hashlib.sha256(b"".join(file.read_bytes() for file in SOURCES)).hexdigest()
+    library = folder / "libupt_kernel_avx512.so"
+    command = ["c++", *_FLAGS.split(), f'-DUPT_SOURCE="{source}"', "kernel.cpp", "-o", library.name]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return library
