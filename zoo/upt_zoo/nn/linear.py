@@ -1,8 +1,9 @@
 """The encoder's linear layers: frozen and prepacked for serving and adapter training, or learning.
 
 oneDNN with prepacked weights runs about twice as fast as the default fp32 product on CPUs with
-AVX512 (docs/decisions/003-prepacked-linears.md). The operators are not public API of torch, so they
-are used where they exist and otherwise the public ``linear`` stands in.
+AVX512, and on others for few tokens (docs/decisions/003-prepacked-linears.md). The operators are
+not public API of torch, so they are used where they exist and otherwise the public ``linear``
+stands in.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from torch.nn import functional
 from upt_zoo.nn.devices import is_bf16_fast
 
 _Project = Callable[[Tensor], Tensor]
+
+_MANY_TOKENS = 128  # from here on the default product is the faster one without AVX512
 
 
 @runtime_checkable  # for the type checks of the tests
@@ -129,11 +132,21 @@ class _InputGradientOnly(torch.autograd.Function):
 
 
 def _pack(weight: Tensor, bias: Tensor | None) -> _Project:
+    def plain(x: Tensor) -> Tensor:
+        return functional.linear(x, weight, bias)
+
     if not _has_prepacked_linear(weight):
-        return lambda x: functional.linear(x, weight, bias)
+        return plain
     packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     pointwise = torch.ops.mkldnn._linear_pointwise
-    return lambda x: pointwise(x, packed, bias, "none", [], "")
+
+    def prepacked(x: Tensor) -> Tensor:
+        product: Tensor = pointwise(x, packed, bias, "none", [], "")
+        return product
+
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return prepacked
+    return lambda x: prepacked(x) if x.shape[0] < _MANY_TOKENS else plain(x)
 
 
 def _has_prepacked_linear(weight: Tensor) -> bool:
