@@ -1,13 +1,15 @@
 """One method against another on the same rows."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from upt_training.differences import as_markdown, differences_of
+from upt_training.differences import Published, as_markdown, differences_of, read_published
 from upt_training.outcomes import Outcomes, PackedOutcomes
 from upt_training.recipe import Recipe
 from upt_training.records import Machine, Record
-from upt_zoo.errors import Conflict, NotFound
+from upt_zoo.errors import Conflict, DataNotFound, InvalidInput, NotFound
 
 ROWS = 200
 
@@ -107,3 +109,19 @@ def test_other_data_or_none_cannot_be_compared() -> None:
         differences_of(old, "full")
     with pytest.raises(NotFound, match="no records of full with outcomes"):
         differences_of(RECORDS, "full", split="test")
+
+
+def test_published_differences_are_read_from_a_table(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.csv"
+    file.write_text('row,method,points,source\naverage,unipelt,-1.2,"a paper, 2024"\n')
+    assert read_published(file) == [
+        Published(row="average", method="unipelt", points=-1.2, source="a paper, 2024")
+    ]
+    file.write_text("row,method,points\naverage,unipelt,1\n")
+    with pytest.raises(InvalidInput, match=r"row 1 of theirs\.csv: .*, got no source"):
+        read_published(file)
+    file.write_text("row,method,points,source\naverage,unipelt,many,a paper\n")
+    with pytest.raises(InvalidInput, match="expected points as a number, got 'many'"):
+        read_published(file)
+    with pytest.raises(DataNotFound, match=r"none\.csv"):
+        read_published(tmp_path / "none.csv")

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from upt_training.bootstrap import Interval
 from upt_training.calibration import calibration_of
+from upt_training.differences import Difference, Published
 from upt_training.drawing import (
     draw_calibration,
     draw_confusion,
+    draw_differences,
     draw_gates,
     draw_learning,
     draw_scores,
@@ -73,6 +76,43 @@ def test_panels_without_a_task_are_empty() -> None:
     ]
     panels = draw_scores(cells).axes
     assert [panel.axison for panel in panels] == [True] * 5 + [False] * 3
+
+
+def difference(row: str, method: str, points: float) -> Difference:
+    return Difference(
+        row=row,
+        metric="accuracy",
+        method=method,
+        against="full",
+        points=points,
+        interval=Interval(low=points - 2, high=points + 1),
+    )
+
+
+def test_differences_stand_by_row_with_their_intervals_and_published_ones_beside_them() -> None:
+    ours = [difference("rte", "unipelt", 1.0), difference("rte", "lora", -1.0)]
+    ours.append(difference("average", "unipelt", 3.0))
+    theirs = [
+        Published(row="average", method="unipelt", points=0.8, source="a paper"),
+        Published(row="average", method="prefix", points=9.0, source="a paper"),
+        Published(row="sst2", method="unipelt", points=9.0, source="a paper"),
+    ]
+    figure = draw_differences(ours, theirs)
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["rte", "average"]
+    assert axis.get_xlabel() == "points above full, 95 %"
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {
+        *("unipelt", "lora", "unipelt, a paper")
+    }
+    unipelt, lora = (container.lines for container in axis.containers)  # type: ignore[attr-defined]  # of error bars
+    assert list(unipelt[0].get_xdata()) == [1.0, 3.0]
+    assert list(lora[0].get_xdata()) == [-1.0]
+    ((low, _), (high, _)) = unipelt[2][0].get_segments()[0]
+    assert (low, high) == (-1.0, 2.0)
+    (published,) = (line for line in axis.lines if line.get_label() == "unipelt, a paper")
+    assert list(published.get_xdata()) == [0.8]  # type: ignore[arg-type]
+    assert list(published.get_ydata()) == [unipelt[0].get_ydata()[1]]  # type: ignore[arg-type]
 
 
 def test_a_confusion_shows_its_counts() -> None:

@@ -117,6 +117,13 @@ def test_the_command_prints_differences(tmp_path: Path) -> None:
         "row,metric,method,against,points,low,high",
         "sst2,accuracy,lora,full,50.0,0.0,100.0",
     ]
+    theirs, plot = tmp_path / "theirs.csv", tmp_path / "points.svg"
+    theirs.write_text("row,method,points,source\nsst2,lora,12,a paper\n")
+    drawing = [*command, "--published", str(theirs), "--plot", str(plot)]
+    assert CliRunner().invoke(app, drawing).output.splitlines() == shown
+    assert "lora, a paper" in plot.read_text()
+    alone = CliRunner().invoke(app, ["table", str(tmp_path), "--published", str(theirs)])
+    assert isinstance(alone.exception, InvalidInput)
 
 
 def test_a_variant_has_a_column_and_a_record_of_its_own(tmp_path: Path) -> None:

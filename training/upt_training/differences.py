@@ -1,7 +1,8 @@
 """How much better one method is than another on the same rows, out of run records alone."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -12,8 +13,9 @@ from upt_training.metrics import measure_one
 from upt_training.outcomes import Rows
 from upt_training.recipe import task_of
 from upt_training.records import Record
+from upt_training.row_files import read_rows
 from upt_training.table import figure_of, place_of, row_name, runs_of
-from upt_zoo.errors import Conflict, NotFound
+from upt_zoo.errors import Conflict, InvalidInput, NotFound
 from upt_zoo.tasks import Metric
 
 AVERAGE = "average"
@@ -37,6 +39,45 @@ class Difference:
     def as_json(self) -> dict[str, object]:
         """Return all of it for JSON, the interval's ends beside the rest."""
         return {k: v for k, v in asdict(self).items() if k != "interval"} | asdict(self.interval)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """Points of ``method`` above the other one that somebody else reports.
+
+    ``row`` is a task or the average; ``source`` says whose figure it is, and of which encoder.
+    """
+
+    row: str
+    method: str
+    points: float
+    source: str
+
+
+def read_published(file: Path) -> list[Published]:
+    """Read a table with the columns row, method, points and source.
+
+    Raises:
+        DataNotFound: there is no such file.
+        InvalidInput: no table, another column is missing, or points that are no number.
+    """
+    found = []
+    for number, row in enumerate(read_rows(file), start=1):
+        names = [each.name for each in fields(Published)]
+        if missing := [name for name in names if not row.get(name)]:
+            raise InvalidInput(
+                f"row {number} of {file.name}: expected {', '.join(names)}, got no "
+                f"{' and no '.join(missing)}"
+            )
+        try:
+            points = float(str(row["points"]))
+        except ValueError:
+            raise InvalidInput(
+                f"row {number} of {file.name}: expected points as a number, got {row['points']!r}"
+            ) from None
+        texts = {name: str(row[name]) for name in ("row", "method", "source")}
+        found.append(Published(points=points, **texts))
+    return found
 
 
 def differences_of(

@@ -10,11 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from upt_training.calibration import Calibration
+from upt_training.differences import Difference, Published
 from upt_training.records import Record
 from upt_training.table import Cell, figure_of, place_of
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 _MARKERS = ("o", "s", "^")
+_HOLLOW = ("s", "^", "D")
 _PANELS_A_ROW = 4
 _MOST_CELLS_WITH_NUMBERS = 400
 
@@ -70,6 +72,61 @@ def draw_scores(cells: Sequence[Cell]) -> Figure:
         [labelled[method] for method in methods], methods, loc="outside right upper", fontsize=8
     )
     figure.supxlabel("parameters, without the head", fontsize=9)
+    return figure
+
+
+def draw_differences(
+    differences: Sequence[Difference], published: Sequence[Published] = ()
+) -> Figure:
+    """Draw each method's points above another, a line a row of the table, with their intervals.
+
+    Published ones are hollow, in their method's colour.
+    """
+    names = list(dict.fromkeys(each.row for each in differences))
+    methods = sorted({each.method for each in differences}, key=place_of)
+    colours = {method: _COLOURS[i % len(_COLOURS)] for i, method in enumerate(methods)}
+    figure = Figure(
+        figsize=(7.2, 1.8 + 0.22 * len(names) * (1 + len(methods))), layout="constrained"
+    )
+    axis = figure.subplots()
+
+    def heights(rows: Sequence[str], method: str) -> list[float]:
+        lane = 0.8 * ((methods.index(method) + 0.5) / len(methods) - 0.5)
+        return [names.index(row) + lane for row in rows]
+
+    for method, colour in colours.items():
+        own = [each for each in differences if each.method == method]
+        below = [max(0, each.points - each.interval.low) for each in own]
+        above = [max(0, each.interval.high - each.points) for each in own]
+        axis.errorbar(
+            [each.points for each in own],
+            heights([each.row for each in own], method),
+            xerr=[below, above],
+            color=colour,
+            marker=_MARKERS[0],
+            linestyle="none",
+            label=method,
+        )
+    shown = [each for each in published if each.row in names and each.method in methods]
+    sources = list(dict.fromkeys(each.source for each in shown))
+    for method, source in dict.fromkeys((each.method, each.source) for each in shown):
+        theirs = [each for each in shown if (each.method, each.source) == (method, source)]
+        axis.plot(
+            [each.points for each in theirs],
+            heights([each.row for each in theirs], method),
+            color=colours[method],
+            marker=_HOLLOW[sources.index(source) % len(_HOLLOW)],
+            markerfacecolor="white",
+            markersize=8,
+            linestyle="none",
+            label=f"{method}, {source}",
+        )
+    axis.axvline(0, color="0.4", linewidth=1)
+    axis.set_yticks(range(len(names)), names, parse_math=False)
+    axis.invert_yaxis()
+    axis.set_xlabel(f"points above {differences[0].against}, 95 %")
+    _finish(axis, across=True)
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
     return figure
 
 
@@ -158,7 +215,7 @@ def _panel() -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _finish(axis: Axes) -> None:
-    axis.grid(axis="y", color="0.9")
+def _finish(axis: Axes, *, across: bool = False) -> None:
+    axis.grid(axis="x" if across else "y", color="0.9")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)

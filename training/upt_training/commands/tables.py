@@ -52,7 +52,19 @@ def table(
     ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.svg", help="Draw scores against parameters.", dir_okay=False),
+        typer.Option(
+            metavar="FILE.svg",
+            help="Draw scores against parameters; with --against, the points and intervals.",
+            dir_okay=False,
+        ),
+    ] = None,
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw others' points too: a table of row, method, points, source.",
+            dir_okay=False,
+        ),
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: AsJson = False,
@@ -65,14 +77,16 @@ def table(
         raise InvalidInput("expected --csv or --json, got both")
     if runs and against is not None:
         raise InvalidInput("expected --runs or --against, got both")
+    if published is not None and (against is None or plot is None):
+        raise InvalidInput("--published: expected --against METHOD and --plot FILE.svg beside it")
     choice = Choice.of(tasks=task or (), train_rows=train_rows or (), methods=method or ())
     found = choice.of_records(read_records(records), against)
-    if plot is not None:
+    if plot is not None and against is None:
         _draw(cells_of(found, split=split), plot)
     if runs:
         rows, markdown = _runs(found, records, split)
     elif against is not None:
-        rows, markdown = _differences(found, against, split)
+        rows, markdown = _differences(found, against, split, plot, published)
     else:
         rows, markdown = lay_out(found, choice, split)
     if as_json:
@@ -94,10 +108,21 @@ def lay_out(
     return [cell.as_json() for cell in cells], markdown
 
 
-def _differences(found: "Sequence[Record]", against: str, split: str | None) -> tuple[_Rows, str]:
-    from upt_training.differences import as_markdown, differences_of
+def _differences(
+    found: "Sequence[Record]",
+    against: str,
+    split: str | None,
+    plot: Path | None,
+    published: Path | None,
+) -> tuple[_Rows, str]:
+    from upt_training.differences import as_markdown, differences_of, read_published
 
+    others = read_published(published) if published is not None else ()
     points = differences_of(found, against, split=split)
+    if plot is not None:
+        from upt_training.drawing import draw_differences, save
+
+        save(draw_differences(points, others), plot)
     return [each.as_json() for each in points], as_markdown(points)
 
 
