@@ -1,6 +1,7 @@
 """The native kernel beside torch's forward pass, and every row beside itself alone, to the bit."""
 
 import ctypes
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -38,7 +39,7 @@ from upt_zoo.catalogue import embedded_catalogue
 from upt_zoo.nn.adapter import prepare
 from upt_zoo.nn.encoder import Encoder, load_encoder
 from upt_zoo.nn.packing import Row
-from upt_zoo.spec import AdapterSpec, Bottleneck, Family, Lora
+from upt_zoo.spec import AdapterSpec, Bottleneck, Family, Lora, Prefix
 
 Logits = list[NDArray[np.float32]]
 Make = Callable[..., NativeRunner]
@@ -56,7 +57,10 @@ UNITS = {"avx2": "AVX2", "avx512": "AVX-512", "amx": "AMX"}  # by what they are 
 
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return emulation.build(tmp_path_factory.mktemp("emulated"))
+    compiler = emulation.find_compiler()
+    if compiler is None:
+        pytest.skip("there is no C++ compiler here")
+    return emulation.build(compiler, tmp_path_factory.mktemp("emulated"))
 
 
 @pytest.fixture(scope="module", autouse=True, params=list(UNITS))
@@ -71,17 +75,23 @@ def unit(request: pytest.FixtureRequest) -> Iterator[str]:
     own = known(library._cpu_facts().split())
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(library, "_cpu_facts", lambda: own)
-        library.load_kernel.cache_clear()
-        has_kernel = library.missing_for("fp32") is None
-        if not has_kernel and name != "avx2":  # that one's layouts are tested anywhere
-            pytest.skip("there is no kernel here")
-        if has_kernel and library.unit() != UNITS[name]:
+        forget()
+        lacking = library.missing_for("fp32")
+        assert "cannot be loaded" not in (lacking or ""), lacking
+        if lacking and name != "avx2":  # that one's layouts are tested anywhere
+            pytest.skip(lacking)
+        if not lacking and library.unit() != UNITS[name]:
             kernel: Path = request.getfixturevalue("emulated")
             patched.setattr(library, "_cpu_facts", lambda: known(library.ALL_FEATURES))
             patched.setattr(library, "_built_for", lambda _: kernel)
-            library.load_kernel.cache_clear()
+            forget()
         yield name
+    forget()
+
+
+def forget() -> None:
     library.load_kernel.cache_clear()
+    library._is_wide.cache_clear()
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta"])
@@ -312,6 +322,22 @@ def test_numbers_that_overflow_stay_visible_and_change_no_batch_mate(
     assert are_equal(others, runner.run(rows))
 
 
+def test_what_is_no_number_in_one_head_alone_stays_visible(
+    encoder: Encoder, backbone: Backbone, number: Number
+) -> None:
+    spec = tiny_spec(
+        backbone=backbone.identity, prefix=Prefix(length=3, gated=False), head=CLASSIFICATION
+    )
+    tensors = torch_tensors(spec, 0)
+    for name, tensor in tensors.items():
+        if "prefix" in name:
+            tensor[..., : HIDDEN // 2] = torch.nan
+    broken = prepare(spec, tensors, dtype=torch.float32)
+    row = random_row(encoder, broken, 20, seed=0)
+    (wrong,) = NativeRunner(encoder, number, threads=1).run([row])
+    assert np.isnan(wrong).all()
+
+
 @pytest.mark.parametrize("field", ["ids", "type_ids"])
 def test_an_id_outside_its_table_is_refused(
     encoder: Encoder, rows: list[Row], number: Number, field: str
@@ -503,6 +529,15 @@ def test_the_parts_of_a_fused_product_are_found_by_target(backbone: Backbone) ->
     table = AdapterTable(ready(spec, seed=0, dtype=torch.float32), LargePages())
     assert list(table.struct.layers[0].sites[0].part_start) == [0, -1, 3]
     assert table.sites == 1
+
+
+@pytest.mark.skipif(library.missing_for("fp32") is not None, reason="there is no kernel here")
+@pytest.mark.parametrize("machine", ["avx2", "avx512"])
+def test_both_libraries_are_built_of_this_source(machine: str) -> None:
+    """So that a library that this CPU cannot run is at least known to compile."""
+    source = hashlib.sha256(b"".join(file.read_bytes() for file in library.SOURCES)).hexdigest()
+    file = Path(library.__file__).with_name(f"libupt_kernel_{machine}.so")
+    assert source.encode() in file.read_bytes()
 
 
 def test_sizes_that_the_kernel_has_no_code_for_are_named(

@@ -114,7 +114,7 @@ def test_a_kernel_of_another_source_is_not_loaded(
     (tmp_path / "kernel.cpp").write_text("// another one")
     monkeypatch.setattr(library, "SOURCES", (tmp_path / "kernel.cpp",))
     library.load_kernel.cache_clear()
-    with pytest.raises(InvalidSpec, match=r"another kernel\.cpp"):
+    with pytest.raises(InvalidSpec, match="another source"):
         choose(backbone, wanted="native-fp32")
     assert choose(backbone).name == "torch-fp32"
 

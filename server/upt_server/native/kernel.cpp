@@ -308,7 +308,8 @@ struct Bf16 : ByVectors {
 };
 
 // A token's inputs are 0..255 between its own smallest and largest; a weight's are ±127, with a
-// scale an output. So W x = scale_w (scale_x Σ w q + least_x Σ w).
+// scale an output. So W x = scale_w (scale_x Σ w q + least_x Σ w). An input that is no number, or none
+// that is finite, makes the token's scale none.
 struct Int8 : ByVectors {
   using Sum = Ints;
   static constexpr int kInputs = 4;
@@ -322,13 +323,15 @@ struct Int8 : ByVectors {
     return multiply_add(product, load(linear.scale + output), all(scaling.least) * load(linear.sum + output));
   }
   static Scaling convert(const float* from, int count, uint32_t* to, int) {
-    Vec most = load(from), least = most;
+    Vec most = load(from), least = most, none = most * zeros();
     for (int i = kLanes; i < count; i += kLanes) {
-      most = larger(most, load(from + i));
-      least = smaller(least, load(from + i));
+      const Vec x = load(from + i);
+      most = larger(most, x);
+      least = smaller(least, x);
+      none = multiply_add(x, zeros(), none);  // which both of them may lose
     }
     const float low = _mm512_reduce_min_ps(least);
-    const float range = std::max(largest_lane(most) - low, 1e-30f);
+    const float range = std::max(largest_lane(most) - low, 1e-30f) + sum_of_lanes(none);
     const Vec inverse = all(255.0f / range);
     for (int i = 0; i < count; i += kLanes) {
       const Vec q = (load(from + i) - all(low)) * inverse;
@@ -361,8 +364,9 @@ inline void fetch(const uint32_t*& ahead, int lines) {
   }
 }
 
-// First come sums, then tokens, the last tiles are weights. Says how large they are: the `weights` last ones have a row for each word of a token, the others
-// one for each token; the first ones are sums. A product takes as many cycles as there are tokens.
+// Says how large the tiles are. The `sums` first ones are sums, the `weights` last ones weights, tokens
+// are between; weights have a row for each word of a token, the others one for each token. A product
+// takes as many cycles as there are tokens.
 inline void shape_tiles(int weights, int tokens, int words = kRows, int sums = 4) {
   struct alignas(64) {
     uint8_t palette = 1, start = 0, reserved[14] = {};

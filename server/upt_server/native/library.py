@@ -184,7 +184,7 @@ def load_kernel() -> ctypes.CDLL:
     except AttributeError:
         source = ""
     if source != hashlib.sha256(b"".join(file.read_bytes() for file in SOURCES)).hexdigest():
-        raise OSError("it was built from another kernel.cpp")
+        raise OSError("it was built from another source")
     kernel.upt_workspace.argtypes = (POINTER(Encoder), POINTER(Batch), c_int32)
     kernel.upt_workspace.restype = c_int64
     kernel.upt_answer.argtypes = (POINTER(Encoder), POINTER(Batch), _Floats, _Floats, c_int32)

@@ -139,7 +139,7 @@ inline Floats quarters(const Floats& a, const Floats& b, int choice) {
 
 // 1 / x to 14 bits, the rest cut off.
 inline Floats rough_inverse(const Floats& x) {
-  const __m256 kept = _mm256_castsi256_ps(_mm256_set1_epi32(~0x3ff));
+  const __m256 kept = _mm256_castsi256_ps(_mm256_set1_epi32(~0x1ff));
   return by_halves<Floats>([&](__m256 half) { return _mm256_and_ps(1 / half, kept); }, x);
 }
 
@@ -247,8 +247,8 @@ Words add_products_of_bytes(const Words& sum, const Words& x, const Words& w) {
 #define _mm512_unpacklo_pd(a, b) UPT_PAIRS(_mm256_unpacklo_pd, a, b)
 #define _mm512_unpackhi_pd(a, b) UPT_PAIRS(_mm256_unpackhi_pd, a, b)
 #define _mm512_shuffle_f32x4(a, b, choice) emulated::quarters(a, b, choice)
-#define _mm512_roundscale_ps(x, digits) \
-  emulated::by_halves<emulated::Floats>([](__m256 half) { return _mm256_round_ps(half, digits); }, x)
+#define _mm512_roundscale_ps(x, mode)    \
+  emulated::by_halves<emulated::Floats>([](__m256 half) { return _mm256_round_ps(half, mode); }, x)
 #define _mm512_scalef_ps(x, n) emulated::scaled_by_power(x, n)
 #define _mm512_rcp14_ps(x) emulated::rough_inverse(x)
 #define _mm512_reduce_add_ps(x) emulated::folded<float>(x, [](float a, float b) { return a + b; })

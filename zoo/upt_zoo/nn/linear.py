@@ -63,7 +63,7 @@ class FrozenLinear:
     def project_back(self, gradient: Tensor) -> Tensor:
         """Return the gradient W of the input, for a gradient of the output."""
         if self._backward is None:
-            self._backward = _pack(self._weight.t().contiguous(), None)
+            self._backward = _pack(self._weight.t(), None)
         return self._backward(gradient)
 
 
@@ -137,7 +137,7 @@ def _pack(weight: Tensor, bias: Tensor | None) -> _Project:
 
     if not _has_prepacked_linear(weight):
         return plain
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
     pointwise = torch.ops.mkldnn._linear_pointwise
 
     def prepacked(x: Tensor) -> Tensor:
