@@ -79,4 +79,5 @@ class AdminClient:
             self._stub.Drain(pb.DrainRequest(), timeout=self._timeout_s)
 
     def _our_errors(self) -> AbstractContextManager[None]:
-        return our_errors(self._target, command="upt-server run --admin-port")
+        port = "--admin-port"
+        return our_errors(self._target, command=f"upt-server run {port}", port=port)

@@ -91,13 +91,14 @@ async def serve(settings: Settings, on_ready: Callable[[Ports], None]) -> None:
         UptError: the backbone or an adapter to preload is missing, damaged or of another kind.
         WrongAnswer: of the adapters to load first, none answers as it should.
     """
-    metrics = Metrics()
+    metrics = Metrics(max_adapter_labels=settings.max_adapter_labels)
     tracer = open_tracer(settings.traces, _version())
     recorder = Recorder(tracer=tracer, logged=settings.logged_calls)
     engine = await asyncio.to_thread(load_engine, settings, metrics, tracer)
     server = Server(engine, metrics, settings, recorder)
     try:
         ports = await server.start()
+        await engine.warn_of_missing()
         if settings.warm_start is not None:
             await engine.warm(read_working_set(settings.warm_start))
         await engine.preload(settings.preload)

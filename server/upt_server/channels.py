@@ -8,10 +8,11 @@ import grpc
 
 from upt_server import statuses
 from upt_server.tls import ClientTls
-from upt_zoo.errors import Unavailable
+from upt_zoo.errors import InvalidInput, Unavailable
 
 # a server that comes back is found within five seconds; by default gRPC waits up to two minutes
 _OPTIONS = (("grpc.max_reconnect_backoff_ms", 5000),)
+_HTTP_ANSWERS = "Failed parsing HTTP/2"  # in gRPC's own words
 
 
 def open_channel(target: str, tls: ClientTls | None, token: str | None) -> grpc.Channel:
@@ -31,15 +32,22 @@ def open_async_channel(target: str, tls: ClientTls | None, token: str | None) ->
 
 
 @contextmanager
-def our_errors(target: str, *, command: str = "upt-server run") -> Iterator[None]:
+def our_errors(
+    target: str, *, command: str = "upt-server run", port: str = "--grpc-port"
+) -> Iterator[None]:
     """Raise what the server met; a call that did not reach it is ``Unavailable``.
 
-    ``command`` is what would have to run at ``target``.
+    ``command`` is what would have to run at ``target``, ``port`` the option that names its port.
+
+    Raises:
+        InvalidInput: another port's calls are answered there.
+        Unavailable: the call did not reach the server.
     """
     try:
         yield
     except grpc.RpcError as error:
         code, message = error.code(), error.details() or ""
+        remedy = f"name the port of `upt-server run {port}`"
         # pairs of key and value in both kinds of channel, of two types
         trailers = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
         details = next((value for key, value in trailers if key == statuses.DETAILS_KEY), None)
@@ -47,10 +55,14 @@ def our_errors(target: str, *, command: str = "upt-server run") -> Iterator[None
             # what gRPC says of calls that reached a stopping server and were never taken up
             raise Unavailable(f"{target} ended the call: it stops; try another server") from error
         if details is None and code is grpc.StatusCode.UNAVAILABLE:
+            if _HTTP_ANSWERS in message:
+                raise Unavailable(f"{target} answers, but not by gRPC; {remedy}") from error
             message = f"cannot reach {target}: {_cause(message)}; is `{command}` running there?"
         if details is None and code is grpc.StatusCode.INTERNAL:
             # of a proxy whose server died at work: a server's own faults come with details
             raise Unavailable(f"{target} lost the call; try again") from error
+        if details is None and code is grpc.StatusCode.UNIMPLEMENTED:
+            raise InvalidInput(f"{target} has no such call; {remedy}") from error
         data = details if isinstance(details, bytes) else b""
         raise statuses.error_of(code, message or code.name, data) from error
 

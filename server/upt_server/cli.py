@@ -47,6 +47,7 @@ from upt_server.options import (
 )
 from upt_server.precision import CheckedLoads
 from upt_server.run_defaults import (
+    ADAPTER_LABELS,
     ADAPTER_MEMORY_MB,
     BATCH_TOKENS,
     GRPC_PORT,
@@ -160,7 +161,7 @@ def run(
     ] = None,
     self_check: Annotated[
         CheckedLoads,
-        typer.Option(help="Which loads hold adapters to their own example; start: named ones too."),
+        typer.Option(help="Loads that run an adapter's own example: start has named ones too."),
     ] = "start",
     log_format: Annotated[
         LogFormat, typer.Option(help="Form of the log's lines: text, or JSON.")
@@ -187,6 +188,12 @@ def run(
         ),
     ] = False,
     no_metrics: Annotated[bool, typer.Option("--no-metrics", help="Do not show /metrics.")] = False,
+    metrics_adapters: Annotated[
+        int,
+        typer.Option(
+            min=0, help="How many adapters metrics tell apart, first come; the rest is `other`."
+        ),
+    ] = ADAPTER_LABELS,
     no_page: Annotated[bool, typer.Option("--no-page", help="Do not show the web page.")] = False,
     drain_timeout_s: Annotated[
         float, typer.Option(min=0, help="Time to finish calls when told to stop.")
@@ -240,6 +247,7 @@ def run(
         self_check=self_check,
         has_reflection=not no_reflection,
         has_metrics=not no_metrics,
+        max_adapter_labels=metrics_adapters,
         has_page=not no_page,
         traces=choose_traces(trace_endpoint, os.environ),
         logged_calls=log_calls,

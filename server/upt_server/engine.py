@@ -71,6 +71,21 @@ class Engine:
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="upt-text")
         self.gate = Gate()
 
+    async def warn_of_missing(self) -> None:
+        """Log what routes and weights name and the store has not; it may come later."""
+        named = [
+            (reference, f"calls that --route sends to {reference} fail")
+            for reference in self._routes.references()
+        ]
+        named += [
+            (Reference(name=name), f"--weight {name} has no effect") for name in self._weights
+        ]
+        for reference, effect in named:
+            try:
+                await self._residency.resolver.resolve(reference)
+            except UptError as error:
+                logger.warning("%s until the store has it: %s", effect, error)
+
     async def preload(self, references: Iterable[Reference]) -> None:
         """Load adapters and never evict them; what gives wrong answers is logged and not served.
 

@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict, Parse, ParseError
 from google.protobuf.message import Message
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -28,6 +29,7 @@ from upt_server.http_calls import (
     ending_with_a_response,
     read_body,
     respond_error,
+    respond_unrouted,
 )
 from upt_server.http_connections import ImpatientProtocol
 from upt_server.metrics import Metrics
@@ -68,6 +70,7 @@ def build_application(
             Middleware(CallBound, most=max_calls, refuse=refuse),
             Middleware(LeaverWatch),
         ],
+        exception_handlers={HTTPException: respond_unrouted},
     )
 
 

@@ -6,11 +6,13 @@ An error's form is that of Google's APIs (AIP-193), with the codes of google/rpc
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from math import ceil
+from typing import cast
 
 from grpc import StatusCode
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -66,7 +68,26 @@ def respond_error(error: Exception, path: str) -> Response:
         headers["retry-after"] = str(ceil(error.retry_after_s))
     if code is StatusCode.UNAUTHENTICATED:
         headers["www-authenticate"] = "Bearer"
-    message = statuses.message_of(error)
+    return _write_error(path, http_code, code, statuses.message_of(error), headers)
+
+
+async def respond_unrouted(request: Request, error: Exception) -> Response:
+    """Write what no route takes: a path that is not there, or another method than it has."""
+    refusal = cast("HTTPException", error)
+    allowed = (refusal.headers or {}).get("Allow", "")
+    cause = f"expected {allowed}, got {request.method}" if allowed else "no such path"
+    return _write_error(
+        request.url.path,
+        refusal.status_code,
+        StatusCode.UNIMPLEMENTED,
+        f"{cause}; /openapi.json shows what there is",
+        refusal.headers,
+    )
+
+
+def _write_error(
+    path: str, http_code: int, code: StatusCode, message: str, headers: Mapping[str, str] | None
+) -> Response:
     body = {"code": int(http_code), "status": code.name, "message": message}
     is_v2 = path == "/v2" or path.startswith("/v2/")
     return JSONResponse(

@@ -10,6 +10,7 @@ from grpc import StatusCode
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from upt_server.results import BatchFacts, Prediction
+from upt_server.run_defaults import ADAPTER_LABELS
 from upt_server.statistics import Statistics
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -26,7 +27,7 @@ _REJECTIONS = {
 class Metrics:
     """The server's metrics; each method is one event. ``statistics`` are told of calls too."""
 
-    def __init__(self, *, max_adapter_labels: int = 100) -> None:
+    def __init__(self, *, max_adapter_labels: int = ADAPTER_LABELS) -> None:
         self.statistics = Statistics()
         self._registry = CollectorRegistry()
         self._max_adapter_labels = max_adapter_labels

@@ -69,6 +69,11 @@ class MetricsClient:
         """
         try:
             response = self._client.get("/metrics")
+        except httpx2.RemoteProtocolError as error:
+            raise Unavailable(
+                f"{self._server} gave no answer in HTTP ({error}); is it the port of "
+                f"`upt-server run --http-port`?"
+            ) from error
         except httpx2.TransportError as error:
             raise Unavailable(
                 f"cannot reach {self._server}: {error}; is `upt-server run` running there?"

@@ -36,7 +36,7 @@ Config = Annotated[
         metavar="FILE",
         is_eager=True,
         callback=use_file,
-        help="File of options, TOML; the command line and variables go before it.",
+        help="File of options, TOML; the command line and variables override it.",
     ),
 ]
 WantedBackbone = Annotated[

@@ -69,6 +69,10 @@ class Routes:
                 raise InvalidSpec(f"expected one route for {route.name}, got two")
             self._routes[route.name] = route
 
+    def references(self) -> tuple[Reference, ...]:
+        """Return where calls may be sent."""
+        return tuple(reference for route in self._routes.values() for reference, _ in route.shares)
+
     def apply(self, inputs: Sequence[Input], key: str | None) -> Sequence[Input]:
         """Send a call's bare names where their routes lead: equal keys to equal places."""
         if not self._routes:

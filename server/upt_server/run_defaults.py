@@ -6,6 +6,7 @@ from pathlib import Path
 # tenth more throughput; a full queue of 65,536 tokens is worked off in ten seconds
 BATCH_TOKENS, QUEUE_TOKENS = 2048, 65_536
 ADAPTER_MEMORY_MB = 2048
+ADAPTER_LABELS = 100
 HOST, GRPC_PORT, HTTP_PORT = "127.0.0.1", 8001, 8000
 
 

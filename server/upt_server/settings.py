@@ -7,6 +7,7 @@ from pathlib import Path
 from upt_server.inputs import Limits
 from upt_server.precision import CheckedLoads, Precision, RunnerChoice
 from upt_server.routes import Route
+from upt_server.run_defaults import ADAPTER_LABELS
 from upt_server.scheduling import Budget
 from upt_server.telemetry.choices import LoggedCalls
 from upt_server.telemetry.traces import Traces
@@ -36,6 +37,7 @@ class Settings:
     memory. With ``has_model_control`` callers with the scope ``admin`` load and unload by the Open
     Inference Protocol. ``self_check`` says which loads run the adapter's example first: ``start``
     means those at start and those that somebody asks for by name, ``all`` those for callers too.
+    ``max_adapter_labels`` is how many adapters' names metrics have; the rest is counted together.
     ``traces`` says where spans are sent, and ``logged_calls`` which calls leave a line in the log.
     """
 
@@ -66,6 +68,7 @@ class Settings:
     has_reflection: bool = True
     has_model_control: bool = False
     has_metrics: bool = True
+    max_adapter_labels: int = ADAPTER_LABELS
     has_page: bool = True
     traces: Traces | None = None
     logged_calls: LoggedCalls = "none"

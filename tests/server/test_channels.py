@@ -1,11 +1,18 @@
 """What clients say of a server that they do not reach."""
 
+import asyncio
+
 import grpc
 import pytest
 
 from upt_server.admin_client import AdminClient
 from upt_server.channels import our_errors
-from upt_zoo.errors import Unavailable
+from upt_server.client import Client
+from upt_server.metrics_client import MetricsClient
+from upt_testing.serving import FakeRunner, make_settings, serving
+from upt_zoo.backbone import Backbone
+from upt_zoo.errors import InvalidInput, Unavailable
+from upt_zoo.local.store import Store
 
 LAST = "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:8001: "
 
@@ -46,3 +53,24 @@ def test_an_operator_is_told_that_the_port_is_opened_by_an_option() -> None:
     with AdminClient("127.0.0.1:1", token=None) as client, pytest.raises(Unavailable) as raised:
         client.status()
     assert "`upt-server run --admin-port`" in str(raised.value)
+
+
+async def test_who_asks_at_another_port_is_told_which_one_answers(
+    store: Store, backbone: Backbone, fake: FakeRunner
+) -> None:
+    async with serving(make_settings(store.root), backbone, fake) as served:
+        with (
+            AdminClient(served.target, token=None) as client,
+            pytest.raises(InvalidInput, match=f"{served.target} has no .* `upt-server run --admin"),
+        ):
+            await asyncio.to_thread(client.status)
+        with (
+            Client(served.http) as client,
+            pytest.raises(Unavailable, match=f"{served.http} .*not by gRPC; .* --grpc-port`"),
+        ):
+            await asyncio.to_thread(client.adapters)
+        with (
+            MetricsClient(served.target, token=None, tls=None) as client,
+            pytest.raises(Unavailable, match=f"{served.target} .* HTTP .* --http-port`"),
+        ):
+            await asyncio.to_thread(client.read)

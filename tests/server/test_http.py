@@ -94,6 +94,22 @@ async def test_errors_have_the_form_of_googles_apis(
     assert message in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "code", "message"),
+    [("/v1/nowhere", 404, "no such path"), ("/v1/predict", 405, "expected POST, got GET")],
+)
+async def test_what_no_route_takes_has_that_form_too(
+    served: Served, path: str, code: int, message: str
+) -> None:
+    given, answer, headers = await call(served, path)
+    error = answer["error"]
+    assert (given, error["code"], error["status"]) == (code, code, "UNIMPLEMENTED")
+    assert error["message"].startswith(message)
+    assert headers.get("allow") == ("POST" if code == 405 else None)
+    given, answer, _ = await call(served, "/v2/nowhere")
+    assert (given, "no such path" in answer["error"]) == (404, True)
+
+
 async def test_a_body_is_bounded_before_it_is_parsed(served: Served) -> None:
     status, answer, _ = await call(served, "/v1/predict", raw=b" " * (MAX_BODY_BYTES + 1))
     assert status == 400

@@ -89,3 +89,17 @@ async def test_the_inputs_of_one_call_for_one_name_go_together(served: Served) -
         for _ in range(10):
             prediction = await client.predict_many([("sst2", ["a film"])] * 4)
             assert len({output.adapter.version for output in prediction.outputs}) == 1
+
+
+async def test_names_that_the_store_has_not_are_told_of_at_the_start(
+    publish: Publisher, backbone: Backbone, fake: FakeRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish("sst2")
+    move_alias(publish.store, ref("sst2:1.0.0"), "stable")
+    routes = (Route.parse("sst2:stable=90,canary=10"),)
+    settings = make_settings(publish.store.root, routes=routes, weights={"sst2": 2, "sst3": 5})
+    async with serving(settings, backbone, fake) as served:
+        await served.engine.warn_of_missing()
+    route, weight = (each.message for each in caplog.records if each.levelname == "WARNING")
+    assert route.startswith("calls that --route sends to sst2:canary fail until the store has it:")
+    assert weight.startswith("--weight sst3 has no effect until the store has it: no adapter sst3")

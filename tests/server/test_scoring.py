@@ -77,7 +77,7 @@ def test_rows_of_jsonl_and_what_is_none(tmp_path: Path) -> None:
         ("one", "two"),
         "expected a JSON object",
         "expected a JSON object, got list",
-        "expected text in b, got NoneType",
+        "row has no field `b`; it has `a`; --columns names others",
         "expected text in b, got int",
         "expected a JSON object",
         "expected UTF-8",
@@ -85,6 +85,14 @@ def test_rows_of_jsonl_and_what_is_none(tmp_path: Path) -> None:
         "expected a JSON object",
         ("\u2028", "last"),
     ]
+
+
+def test_a_row_without_the_field_can_be_written_whatever_its_names(tmp_path: Path) -> None:
+    data = b'{"\\ud800": ""}\n{}\n' + json.dumps({"x" * 3_000_000: ""}).encode()
+    first, second, third = rows_of(tmp_path / "rows.jsonl", data, "a")
+    assert first == "row has no field `a`; it has `?`; --columns names others"
+    assert second == "row has no field `a`; it has none; --columns names others"
+    assert len(str(third)) < 500
 
 
 def test_rows_of_csv_and_what_is_none(tmp_path: Path) -> None:
@@ -117,8 +125,13 @@ def test_a_long_cell_is_not_the_end_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("rows.csv", b"a,b\n1,2\n", "expected one column x, got a, b"),
-        ("rows.csv", b"x,x\n1,2\n", "expected one column x, got x, x"),
+        (
+            "rows.csv",
+            b"a,b\n1,2\n",
+            "one column `x`, got `a`, `b`; --columns NAME,NAME names",
+        ),
+        ("rows.csv", b"x,x\n1,2\n", "expected one column `x`, got `x`, `x`"),
+        ("rows.csv", b"x;y\n1;2\n", "got `x;y`; is it separated by semicolons\\? commas are"),
         ("rows.csv", b"", "got an empty file"),
         ("rows.csv", b'x\n"a" b\n', "line 2: "),
         ("rows.csv", b'x\n"' + b"a" * (16 * 1024**2 + 1), "line 2: field larger than"),
@@ -199,6 +212,12 @@ def test_what_a_killed_run_left_half_written_is_cut_off(tmp_path: Path) -> None:
         scores.finish()
     assert file.read_text() == "one\ntwo\nthree\n"
     assert [each.name for each in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_an_error_before_the_first_line_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable), ScoreFile(tmp_path / "out.jsonl", JOB):
+        raise Unavailable("away")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_whole_file_is_not_written_again(tmp_path: Path) -> None:
@@ -364,13 +383,14 @@ async def test_all_rows_of_a_file_are_answered_as_one_by_one(
     result = await asyncio.to_thread(
         upt_server, *arguments, "--columns", "text", "--logits", "--top-k", "1", "--json"
     )
-    assert result.returncode == 0
+    assert result.returncode == 65
     told = json.loads(result.stdout)
     assert told.pop("adapter").startswith("sst2:1.0.0@sha256:")
     expected_facts = {"out": str(out), "rows": 50, "rows_before": 0, "rows_without_answer": 5}
     assert told == expected_facts
     assert "50 rows by sst2:1.0.0@sha256:" in result.stderr
-    assert "5 of them have no answer" in result.stderr
+    last = f'{out}: 5 of 50 rows have no answer; their lines, those with "error", say why'
+    assert result.stderr.splitlines()[-1] == last
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["row"] for line in lines] == list(range(1, 51))
     async with AsyncClient(served.target) as client:
@@ -409,15 +429,27 @@ async def test_a_killed_run_is_gone_on_with_by_the_same_version(
         assert 40 <= before.count(b"\n") < 400
         assert (tmp_path / "out.jsonl.resume").exists()
         result = await asyncio.to_thread(upt_server, *arguments)
-        assert result.returncode == 0, result.stderr
+        assert result.returncode == 65, result.stderr
         assert "going on behind row" in result.stderr
+        assert "40 of 400 rows have no answer" in result.stderr  # by both runs
         whole = tmp_path / "whole.jsonl"
         assert (
             await asyncio.to_thread(upt_server, *arguments, "--out", str(whole))
-        ).returncode == 0
+        ).returncode == 65
     assert out.read_bytes() == whole.read_bytes()
     assert out.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
     assert not (tmp_path / "out.jsonl.resume").exists()
+
+
+async def test_columns_that_the_file_lacks_can_be_put_right(served: Served, tmp_path: Path) -> None:
+    rows, out = tmp_path / "rows.csv", tmp_path / "out.jsonl"
+    rows.write_text("words,team\na good film,red\n")
+    arguments = ("score", rows, "--adapter", "sst2", "--server", served.target, "--out", out)
+    result = await asyncio.to_thread(upt_server, *arguments)
+    assert (result.returncode, "--columns NAME" in result.stderr) == (64, True), result.stderr
+    assert names_in(tmp_path).isdisjoint({"out.jsonl", "out.jsonl.resume"})
+    result = await asyncio.to_thread(upt_server, *arguments, "--columns", "words")
+    assert (result.returncode, len(out.read_text().splitlines())) == (0, 1), result.stderr
 
 
 @pytest.mark.parametrize(
@@ -471,6 +503,13 @@ def test_rows_that_are_not_there_start_no_server(tmp_path: Path) -> None:
         "score", tmp_path / "rows.jsonl", "--adapter", "sst2", "--out", tmp_path / "out.jsonl"
     )
     assert (result.returncode, "no file" in result.stderr) == (66, True)
+
+
+def test_a_folder_that_is_not_there_starts_no_server(tmp_path: Path) -> None:
+    rows, out = write_rows(tmp_path / "rows.jsonl", 3), tmp_path / "nowhere" / "out.jsonl"
+    result = upt_server("score", rows, "--adapter", "sst2", "--out", out)
+    message = f"the folder of --out does not exist: {out.parent}; make it first"
+    assert (result.returncode, message in result.stderr) == (74, True), result.stderr
 
 
 def script(file: Path, *lines: str) -> str:

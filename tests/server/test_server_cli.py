@@ -194,6 +194,21 @@ def test_a_server_says_where_it_listens_and_where_its_page_is(
     ]
 
 
+def test_the_names_of_metrics_are_bounded_by_an_option(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backbone: Backbone
+) -> None:
+    bounds = []
+
+    async def serve(settings: Settings, _: object) -> None:
+        bounds.append(settings.max_adapter_labels)
+
+    monkeypatch.setattr("upt_server.app.serve", serve)
+    run = ["run", "--home", str(tmp_path), "--backbone", str(backbone.directory)]
+    for more in ([], ["--metrics-adapters", "5"]):
+        assert CliRunner().invoke(app, [*run, *more]).exit_code == 0
+    assert bounds == [100, 5]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_the_server_after_the_calls_inside(
     store: Store, backbone: Backbone, number: signal.Signals

@@ -13,6 +13,7 @@ from upt_server.statuses import (
     message_of,
     reason_of,
 )
+from upt_testing.serving import Publisher
 from upt_zoo.errors import (
     AdapterNotFound,
     Corrupt,
@@ -22,6 +23,7 @@ from upt_zoo.errors import (
     Unavailable,
     UptError,
 )
+from upt_zoo.references import Reference
 
 
 def walk(kind: type[UptError]) -> Iterator[type[UptError]]:
@@ -76,6 +78,22 @@ def test_a_bad_request_names_the_input() -> None:
     assert any(detail.Unpack(request) for detail in status.details)
     (violation,) = request.field_violations
     assert (violation.field, violation.description) == ("inputs[3]", "the field is empty")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sst3", "no adapter sst3; did you mean sst2?"),
+        ("nobody", "no adapter nobody; `upt-server ls` lists what is here"),
+        ("sst2:2.0.0", "no sst2:2.0.0; it has 1.0.0"),
+    ],
+)
+def test_callers_are_told_of_no_store(publish: Publisher, name: str, said: str) -> None:
+    publish("sst2")
+    with pytest.raises(AdapterNotFound) as caught, at_input(3):
+        publish.store.resolve(Reference.parse(name))
+    assert message_of(caught.value) == f"inputs[3]: {said}"
+    assert str(publish.store.root).encode() not in details_of(caught.value)
 
 
 def test_reasons_are_spelt_as_google_wants_them() -> None:

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from upt_training.loop import Progress
-from upt_training.progress import CurveReporter, JsonReporter, TableReporter, reporting
+from upt_training.progress import (
+    CurveReporter,
+    JsonReporter,
+    TableReporter,
+    reporting,
+    say_time_is_up,
+)
 
 
 class Terminal(io.StringIO):
@@ -57,6 +63,12 @@ def test_a_line_is_out_as_soon_as_it_is_written() -> None:
 
 def shown(stream: io.StringIO) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())  # without its colours
+
+
+def test_a_terminal_is_told_that_the_clock_ended_the_run() -> None:
+    stream = Terminal()
+    say_time_is_up(stream, Progress(step=21), steps=120, as_json=False)
+    assert stream.getvalue().startswith("--max-minutes ended the run after 21 of 120 steps;")
 
 
 def test_a_terminal_gets_a_live_table_and_a_bar() -> None:

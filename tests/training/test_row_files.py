@@ -75,6 +75,7 @@ def test_a_cell_may_be_a_whole_book() -> None:
         ("a.csv", b"text,label\na,1\nb\n", r"a\.csv, row 2: expected 2 cells, got 1"),
         ("a.csv", b"text,label\na,1\n\nb,2,3\n", r"a\.csv, row 2: expected 2 cells, got 3"),
         ("a.csv", b"text,text\na,1\n", r"a\.csv: expected distinct columns, got text, text"),
+        ("a.csv", b"text;label\na, b;1\n", r"a\.csv: is it separated by semicolons\? commas are"),
         ("a.csv", b'text,label\na,1\n"b,2\n', r"a\.csv, row 2: unexpected end of data"),
         ("a.csv", b"text,label\na,1\n\xff,2\n", r"a\.csv, line 3: expected UTF-8"),
         ("a.csv.gz", b"text,label\n", r"a\.csv\.gz: expected a gzip'ed file"),

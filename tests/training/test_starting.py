@@ -206,6 +206,19 @@ def test_what_cannot_be_told_says_how_to_tell(
         found_in(rows, **choice)
 
 
+def headless(name: str, label: str) -> list[Row]:
+    return [{name: text, label: ["spam", "ham"][n % 2]} for n, text in enumerate(texts(20))]
+
+
+def test_a_row_in_place_of_a_header_is_refused() -> None:
+    rows = headless("Win a new phone today!", "spam")
+    with pytest.raises(InvalidInput, match="put names above it, such as text and label"):
+        found_in(rows)
+    assert found_in(rows, gold="spam").gold == "spam"
+    for name, label in (("message", "spam"), ("text of the message", "kind")):
+        assert found_in(headless(name, label)).fields == (name,)
+
+
 # Rows
 
 

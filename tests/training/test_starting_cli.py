@@ -74,6 +74,7 @@ def test_a_csv_file_becomes_a_recipe_and_files(desk: Desk) -> None:
     for words in (
         "tone    text, 1 words  2          answer: classification, since tone has 2 different",
         "id      number         61         not used",
+        f"max_tokens is {keys['task']['max_tokens']}: of 48 train rows 0 are longer, the longest",
         "rows of My Tones.csv without a text or an answer, which are left out: 1",
         f"then: upt-train run {out / 'recipe.yaml'}",
     ):

@@ -301,6 +301,8 @@ def test_a_time_limit_ends_the_schedule(desk: Desk) -> None:
     record = Record.model_validate_json(result.stdout)
     assert record.max_minutes == 0.01
     assert record.steps < 200_000
+    last = json.loads(result.stderr.splitlines()[-1])
+    assert last == {"event": "max_minutes", "step": record.steps, "steps": 200_000}
     assert desk.store.versions("sst2") == ("1.0.0",)
 
 

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -265,6 +266,20 @@ def test_help_imports_neither_torch_nor_numpy() -> None:
     for command in ("pull", "ls", "show", "verify"):
         assert f"\n  {command} " in output
     assert not {"torch", "numpy", "pydantic", "rich.console"} & set(output.split())
+
+
+def test_version_is_that_of_the_package_and_imports_no_torch() -> None:
+    program = (
+        "import sys, upt_zoo.cli; sys.argv[1:] = ['--version']\n"
+        "try: upt_zoo.cli.main()\n"
+        "finally: print(*sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    said, modules = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, check=True, text=True
+    ).stdout.splitlines()
+    assert said == f"upt {version('upt-zoo')}"
+    assert not {"torch", "numpy", "pydantic", "rich.console"} & set(modules.split())
 
 
 def test_the_registry_imports_no_torch() -> None:

@@ -84,10 +84,14 @@ class Outline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """What has learnt, before any dev or test file was read."""
+    """What has learnt, before any dev or test file was read.
+
+    Where the clock ended it, ``steps`` were to be done.
+    """
 
     learner: Learner
     progress: Progress
+    steps: int | None
 
 
 class Experiment:
@@ -206,8 +210,8 @@ class Experiment:
             max_seconds=max_seconds,
             team=self._team,
         )
-        trainer.run(features_of(self._examples, draft, self._tokenizer))
-        return Fitted(learner=learner, progress=trainer.progress)
+        steps = trainer.run(features_of(self._examples, draft, self._tokenizer))
+        return Fitted(learner=learner, progress=trainer.progress, steps=steps)
 
     def finish(self, fitted: Fitted) -> Trained:
         """Evaluate what has learnt on every dev and test file, once.

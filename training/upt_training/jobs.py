@@ -12,7 +12,7 @@ from upt_training.card import write_card
 from upt_training.checkpoints import checkpoint_file, claimed
 from upt_training.experiment import Experiment, Trained, ran_in
 from upt_training.options import set_threads
-from upt_training.progress import SilentReporter, reporting
+from upt_training.progress import SilentReporter, reporting, say_time_is_up
 from upt_training.recipe import COMPARISONS, Recipe
 from upt_training.records import Record, find_record, record_file, write_record
 from upt_training.team import ALONE, Team
@@ -102,6 +102,8 @@ def perform(job: Job, *, as_json: bool) -> Record:
         with reporting(sys.stderr, as_json=as_json, curve=curve) as reporter:
             fitted = experiment.fit(reporter, checkpoint=checkpoint, max_seconds=job.max_seconds)
             record = keep(job, experiment, experiment.finish(fitted))
+        if fitted.steps is not None:
+            say_time_is_up(sys.stderr, fitted.progress, steps=fitted.steps, as_json=as_json)
         checkpoint.unlink(missing_ok=True)  # not before the result is safe
     job.team.agree(None)
     return record

@@ -104,8 +104,10 @@ class Trainer:
         self._best: dict[str, Tensor] = {}
         self.progress = Progress()
 
-    def run(self, features: Sequence[Feature]) -> None:
+    def run(self, features: Sequence[Feature]) -> int | None:
         """Train to the end; the learner's weights are then the best, or the last, ones.
+
+        Where the clock ended it before its steps were done, return how many these were.
 
         Raises:
             InvalidSpec: the loss is not finite any more.
@@ -121,6 +123,8 @@ class Trainer:
         while not self._has_stopped() and (self.progress.batch or self._share_done(steps) < 1):
             self._run_epoch(features, steps)
         self._restore_best()
+        is_cut_short = self.progress.step < steps and self._share_done(steps) >= 1
+        return steps if is_cut_short else None
 
     def _run_epoch(self, features: Sequence[Feature], steps: int) -> None:
         progress = self.progress

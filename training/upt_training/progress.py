@@ -40,6 +40,10 @@ class JsonReporter:
             holdout=None if holdout is None else dict(holdout),
         )
 
+    def end(self, progress: RunProgress, *, steps: int) -> None:
+        """Write that the clock ended the run."""
+        self._write(event="max_minutes", step=progress.step, steps=steps)
+
     def _write(self, **values: object) -> None:
         self._stream.write(json.dumps(values) + "\n")
         self._stream.flush()
@@ -147,6 +151,17 @@ class TableReporter:
         return [f"{known[name]:.2f}" if name in known else "" for name in metrics]
 
 
+def say_time_is_up(stream: TextIO, progress: RunProgress, *, steps: int, as_json: bool) -> None:
+    """Say that the clock ended a run that had ``steps`` to do, as ``reporting`` says the rest."""
+    if _is_json(stream, as_json=as_json):
+        JsonReporter(stream).end(progress, steps=steps)
+        return
+    stream.write(
+        f"--max-minutes ended the run after {progress.step:,} of {steps:,} steps; to do "
+        f"them all, give it more minutes or leave the option out\n"
+    )
+
+
 @contextmanager
 def reporting(stream: TextIO, *, as_json: bool, curve: Path | None = None) -> Iterator[Reporter]:
     """Report on ``stream``, by a live table if it is a terminal and JSON is not asked for.
@@ -159,8 +174,12 @@ def reporting(stream: TextIO, *, as_json: bool, curve: Path | None = None) -> It
 
 @contextmanager
 def _shown(stream: TextIO, *, as_json: bool) -> Iterator[Reporter]:
-    if as_json or not stream.isatty():
+    if _is_json(stream, as_json=as_json):
         yield JsonReporter(stream)
         return
     with Live(console=Console(file=stream)) as live:
         yield TableReporter(live)
+
+
+def _is_json(stream: TextIO, *, as_json: bool) -> bool:
+    return as_json or not stream.isatty()

@@ -104,6 +104,12 @@ def _tagged_rows(file: Path, data: bytes) -> Iterator[Row]:
 
 def _cell_rows(file: Path, data: bytes, *, delimiter: str) -> Iterator[Row]:
     text = io.StringIO(_decoded(file, data), newline="")
+    header = text.readline()
+    if delimiter == "," and ";" in header and "," not in header:
+        raise InvalidInput(
+            f"{file}: is it separated by semicolons? commas are expected, or a .tsv file with tabs"
+        )
+    text.seek(0)
     csv.field_size_limit(_MAX_CELL_CHARS)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     number = 0

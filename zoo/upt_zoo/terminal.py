@@ -67,9 +67,10 @@ OTHERS: dict[type[Exception], tuple[str, str]] = {
 
 
 def make_app(help: str) -> typer.Typer:
-    """Return a command line without commands; shells can complete it, and ``--quiet`` is its own.
+    """Return a command line without commands; ``--quiet`` and ``--version`` are its own.
 
     Quiet, commands say nothing on stderr; an error is still said, since ``run_command`` does it.
+    Shells can complete it.
     """
     app = typer.Typer(
         help=help,
@@ -154,10 +155,24 @@ def printable(text: str) -> str:
     return "".join(letter for letter in text if letter.isprintable() or letter == "\n")
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"upt {version('upt-zoo')}")
+        raise typer.Exit
+
+
 def _hush(
     context: typer.Context,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")
+    ] = False,
+    version: Annotated[  # its callback ends the command
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version of upt."
+        ),
     ] = False,
 ) -> None:
     if quiet:

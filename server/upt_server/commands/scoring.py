@@ -15,8 +15,9 @@ from upt_server.options import (
     client_tls,
     read_token,
 )
-from upt_zoo.errors import DataNotFound, InvalidInput, Unavailable
+from upt_zoo.errors import Corrupt, DataNotFound, InvalidInput, Unavailable
 from upt_zoo.options import AsJson, Home, complete_adapter, print_json
+from upt_zoo.terminal import EXIT_CODES
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -81,7 +82,10 @@ def score(
     key: OwnKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer all rows of a file. The same command goes on where a stopped one ended."""
+    """Answer all rows of a file; the exit code is 65 if one has no answer.
+
+    The same command goes on where a stopped one ended.
+    """
     import asyncio
 
     from upt_server.client import AsyncClient
@@ -90,6 +94,8 @@ def score(
 
     if not file.is_file():
         raise DataNotFound(f"no file {file}")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"the folder of --out does not exist: {out.parent}; make it first")
     options = Options(
         is_truncation_refused=refuse_truncation,
         max_tokens=max_tokens,
@@ -99,20 +105,22 @@ def score(
         has_gates=gates,
     )
 
-    async def ask_all(target: str) -> None:
+    async def ask_all(target: str) -> "dict[str, JsonValue]":
         tls, token = client_tls(ca, cert, key), read_token(token_file)
         async with AsyncClient(target, tls=tls, token=token) as client:
             about = await client.adapter(adapter)
             chosen = [name for name in columns.split(",") if name] or list(about.fields)
-            outcome = await _score(client, about, (file, chosen, out), options, at_once)
-        if as_json:
-            print_json(outcome)
+            return await _score(client, about, (file, chosen, out), options, at_once)
 
     with nullcontext(server) if server else own_server(home) as target:
         try:
-            asyncio.run(ask_all(target))
+            outcome = asyncio.run(ask_all(target))
         except TimeoutError as error:
             raise Unavailable(f"{target}: {error}") from error
+    if as_json:
+        print_json(outcome)
+    if outcome["rows_without_answer"]:
+        raise typer.Exit(EXIT_CODES[Corrupt])
 
 
 async def _score(
@@ -127,6 +135,7 @@ async def _score(
     from itertools import islice
 
     from upt_server.results import Output
+    from upt_server.scoring.lines import count_failures
     from upt_server.scoring.rows import read_rows
     from upt_server.scoring.score_file import Job, ScoreFile, digest_and_lines
     from upt_server.scoring.scorer import Scorer
@@ -150,15 +159,21 @@ async def _score(
             scorer = Scorer(ask, write, at_once=at_once)
             await scorer.score(islice(rows, done, None), done + 1)
         scores.finish()
+    with out.open("rb") as written:  # by the runs before, too
+        failures = count_failures(written)
     typer.echo(f"{out}: {scores.lines - done} rows by {pinned}", err=True)
-    if scorer.bad_rows:
-        typer.echo(f"{scorer.bad_rows} of them have no answer; their lines say why", err=True)
+    if failures:
+        typer.echo(
+            f"{out}: {failures} of {scores.lines} rows have no answer; "
+            'their lines, those with "error", say why',
+            err=True,
+        )
     return {
         "out": str(out),
         "adapter": pinned,
         "rows": scores.lines,
         "rows_before": done,
-        "rows_without_answer": scorer.bad_rows,
+        "rows_without_answer": failures,
     }
 
 

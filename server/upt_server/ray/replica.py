@@ -51,6 +51,7 @@ class Replica:
         handlers = Handlers()
         self._server.add_services(cast("grpc.aio.Server", handlers))
         self.calls = Calls(handlers, self._server.interceptors)
+        await engine.warn_of_missing()
         await engine.preload(settings.preload)
         engine.check_servable()
         await self._server.open()

@@ -1,6 +1,8 @@
 """What stands in the file of scores: a JSON object for each row. Pure."""
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,8 @@ from upt_zoo.answers import (
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
+
+_FAILURE = re.compile(rb'\{"row": \d+, "error": ')  # no answer is parsed, which may be long
 
 
 def answer_line(number: int, output: Output) -> str:
@@ -41,6 +45,11 @@ def failure_line(number: int, error: Exception) -> str:
     reason = statuses.reason_of(type(error))
     message = str(error).removeprefix("inputs[0]: ")  # each row is the only input of its call
     return json.dumps({"row": number, "error": reason, "message": message}, ensure_ascii=False)
+
+
+def count_failures(lines: Iterable[bytes]) -> int:
+    """Count the lines that say why a row has no answer."""
+    return sum(bool(_FAILURE.match(line)) for line in lines)
 
 
 def answer_facts(answer: Answer, labels: tuple[str, ...]) -> "dict[str, JsonValue]":

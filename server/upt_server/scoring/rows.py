@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -44,8 +44,12 @@ def _texts_of(line: bytes, columns: Sequence[str]) -> ScoredRow:
     if not isinstance(row, dict):
         return InvalidText(f"expected a JSON object, got {type(row).__name__}")
     for column in columns:
-        if not isinstance(row.get(column), str):
-            return InvalidText(f"expected text in {column}, got {type(row.get(column)).__name__}")
+        if column not in row:
+            return InvalidText(
+                f"row has no field `{column}`; it has {_shown(row)}; --columns names others"
+            )
+        if not isinstance(row[column], str):
+            return InvalidText(f"expected text in {column}, got {type(row[column]).__name__}")
     return _checked(tuple(row[column] for column in columns))
 
 
@@ -56,6 +60,8 @@ def _cell_rows(file: Path, columns: Sequence[str]) -> Iterator[ScoredRow]:
         reader = csv.reader(lines, strict=True)
         try:
             header = next(reader, [])
+            if not header:
+                raise InvalidInput(f"{file}: expected the columns' names, got an empty file")
             places = [_place(file, header, column) for column in columns]
             for cells in filter(None, reader):
                 if len(cells) == len(header):
@@ -69,9 +75,22 @@ def _cell_rows(file: Path, columns: Sequence[str]) -> Iterator[ScoredRow]:
 def _place(file: Path, header: Sequence[str], column: str) -> int:
     places = [place for place, name in enumerate(header) if name == column]
     if len(places) != 1:
-        shown = ", ".join(islice(header, 20))
-        raise InvalidInput(f"{file}: expected one column {column}, got {shown or 'an empty file'}")
+        raise InvalidInput(
+            f"{file}: expected one column `{column}`, got {_shown(header)}; {_advice(header)}"
+        )
     return places[0]
+
+
+def _advice(header: Sequence[str]) -> str:
+    if len(header) == 1 and ";" in header[0]:
+        return "is it separated by semicolons? commas are expected"
+    return "--columns NAME,NAME names others, in the order of the task's fields"
+
+
+def _shown(names: Iterable[str]) -> str:
+    """Write names for a message, which stays short and UTF-8 whatever they are."""
+    shown = ", ".join(f"`{name}`" for name in islice(names, 20))[:400]
+    return shown.encode(errors="replace").decode() or "none"
 
 
 def _checked(texts: tuple[str, ...]) -> ScoredRow:

@@ -44,6 +44,8 @@ def digest_and_lines(file: Path) -> tuple[str, int]:
 class ScoreFile:
     """The file, open for more lines; a context manager. ``lines`` counts those it has.
 
+    An error before the first line leaves nothing behind: there is nothing to go on with.
+
     Raises:
         Conflict: it is whole already, answers something else, or another run writes it.
         Corrupt: its ``.resume`` is none.
@@ -64,8 +66,11 @@ class ScoreFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error and not self.lines:
+            self._file.unlink()
+            self._resume.unlink()
+        self._stream.close()  # and with it the lock
 
     def append(self, line: str) -> None:
         """Write the next row's line."""

@@ -29,7 +29,7 @@ _OF_THE_JOB = (InvalidReference, InvalidSpec, WrongBackbone)  # no other row wou
 
 
 class Scorer:
-    """Scores rows; ``bad_rows`` counts those without an answer.
+    """Scores rows, each by a line.
 
     A row that is refused, or at which the adapter's numbers overflow, gets a line that says why. A
     server that is overloaded, away or late is asked again until no row at all was answered in ten
@@ -49,7 +49,6 @@ class Scorer:
         self._places = asyncio.Semaphore(at_once * _AHEAD)
         self._lines: dict[int, str] = {}  # by number, of rows behind one that is at work
         self._answered = 0
-        self.bad_rows = 0
 
     async def score(self, rows: Iterable[ScoredRow], first: int) -> None:
         """Score rows, the first of which has the number ``first``.
@@ -82,18 +81,14 @@ class Scorer:
 
     async def _line(self, number: int, row: ScoredRow) -> str:
         if isinstance(row, InvalidInput):
-            return self._bad_line(number, row)
+            return failure_line(number, row)
         try:
             return answer_line(number, await self._persist(row))
         except UptError as error:
             is_of_row = isinstance(error, _OF_A_ROW) and not isinstance(error, _OF_THE_JOB)
             if is_of_row or type(error) is UptError:  # the latter: the server failed at this row
-                return self._bad_line(number, error)
+                return failure_line(number, error)
             raise
-
-    def _bad_line(self, number: int, error: UptError) -> str:
-        self.bad_rows += 1
-        return failure_line(number, error)
 
     async def _persist(self, texts: tuple[str, ...]) -> Output:
         attempt, answered = 0, self._answered

@@ -175,7 +175,7 @@ def search(
     from upt_training.checkpoints import checkpoint_file, claimed, user_checkpoints
     from upt_training.experiment import Experiment
     from upt_training.jobs import Job, keep
-    from upt_training.progress import reporting
+    from upt_training.progress import reporting, say_time_is_up
     from upt_training.records import record_file
     from upt_training.search import trial_of, trials_of, with_trials
     from upt_training.team import alone_on
@@ -199,6 +199,8 @@ def search(
             claims.enter_context(claimed(checkpoint))
             with reporting(sys.stderr, as_json=as_json) as reporter:
                 fitted = experiment.fit(reporter, checkpoint=checkpoint, max_seconds=share_s)
+            if fitted.steps is not None:
+                say_time_is_up(sys.stderr, fitted.progress, steps=fitted.steps, as_json=as_json)
             trial = trial_of(each, max(fitted.progress.holdout))
             if all(trial.holdout > other.holdout for other in trials):
                 best, best_fitted = each, fitted

@@ -81,7 +81,14 @@ def init(
     from upt_training.row_files import read_rows
     from upt_training.starting.columns import columns_of
     from upt_training.starting.detection import Choice, detect
-    from upt_training.starting.folder import lengths_of, make_recipe, make_task, write_folder
+    from upt_training.starting.folder import (
+        lengths_of,
+        make_recipe,
+        make_task,
+        note_on_length,
+        with_length,
+        write_folder,
+    )
     from upt_training.starting.rows import labelled_rows
     from upt_training.starting.splitting import splits_of
     from upt_training.starting.survey import survey, warnings_of
@@ -103,22 +110,18 @@ def init(
     task = make_task(name or _name_of(table), table.name, layout, list(splits))
     known = resolve_backbone(backbone or EMBEDDED_HUB_ID)
     lengths = lengths_of(task, splits["train"], Tokenizer(known.tokenizer_file))
-    recipe = make_recipe(
-        task,
-        found,
-        lengths,
-        backbone=backbone or EMBEDDED_HUB_ID,
-        longest=known.config.max_tokens,
-        seed=seed,
-    )
-    warnings = warnings_of(found)
-    file = write_folder(out or Path(task.name), recipe, splits, [layout.summary, *warnings])
+    task = with_length(task, lengths, longest=known.config.max_tokens)
+    recipe = make_recipe(task, found, backbone=backbone or EMBEDDED_HUB_ID, seed=seed)
+    length, warnings = note_on_length(task, lengths), warnings_of(found)
+    notes = [layout.summary, length, *warnings]
+    file = write_folder(out or Path(task.name), recipe, splits, notes)
     command = f"upt-train run {shlex.quote(str(file))}"
     if as_json:
         facts = {
             "recipe": str(file),
             "layout": asdict(layout),
             "survey": asdict(found),
+            "length": length,
             "warnings": warnings,
             "next": command,
         }
@@ -126,6 +129,7 @@ def init(
         return
     _print_columns(columns, layout)
     _print_counts(found)
+    typer.echo(length)
     for warning in warnings:
         typer.echo(printable(f"- {warning}"))
     typer.echo(f"wrote {file}; look at it, then: {command}")

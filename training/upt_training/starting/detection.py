@@ -104,6 +104,8 @@ def detect(columns: Sequence[Column], choice: Choice) -> Layout:
         )
     fields = choice.texts or _fields(gold, others, head)
     _check_fields(fields, head)
+    if choice.gold is None:
+        _check_header(gold, fields)
     starts = [each.name for each in others if each.name.lower() in _START_NAMES]
     start = starts[0] if head == "span" and gold.kind == "text" and starts else None
     separator = None
@@ -168,6 +170,17 @@ def _check_fields(fields: Sequence[str], head: HeadKind) -> None:
         raise InvalidInput(
             f"expected {size} columns of texts for {head}, got {', '.join(fields) or 'none'}; "
             f"name them with --text"
+        )
+
+
+def _check_header(gold: Column, fields: Sequence[str]) -> None:
+    """Refuse a row for a header: its answer is one of the column's, and a text is a sentence."""
+    sentences = [name for name in fields if len(name.split()) >= _WORDS_OF_A_TEXT]
+    if sentences and value_of(gold.name) in gold.values:
+        raise InvalidInput(
+            f"expected names of columns in the first row, got what looks like a text and its "
+            f"answer, {gold.name!r}, which stands in other rows too; put names above it, such as "
+            f"text and label, or say with --label that this is a name"
         )
 
 

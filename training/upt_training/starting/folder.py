@@ -64,21 +64,36 @@ def lengths_of(task: UserTask, rows: Sequence[Labelled], tokenizer: Tokenizer) -
     return sorted(len(row.ids) for (row,) in encoded)
 
 
-def make_recipe(
-    task: UserTask, found: Survey, lengths: Sequence[int], *, backbone: str, longest: int, seed: int
-) -> Recipe:
-    """Return a recipe that fits the rows: few are learnt from more often.
+def with_length(task: UserTask, lengths: Sequence[int], *, longest: int) -> UserTask:
+    """Return the task with a ``max_tokens`` that leaves nearly all rows whole.
 
     ``lengths`` are sorted, ``longest`` is what the backbone takes.
     """
-    rows = found.rows["train"]
     usual = lengths[int(_WHOLE_SHARE * (len(lengths) - 1))]
     max_tokens = -(-usual // _LENGTH_STEP) * _LENGTH_STEP
+    return task.model_copy(update={"max_tokens": min(max_tokens, _LONGEST, longest)})
+
+
+def note_on_length(task: UserTask, lengths: Sequence[int]) -> str:
+    """Say why ``max_tokens`` is what it is, and what becomes of longer texts."""
+    longer = sum(length > task.max_tokens for length in lengths)
+    has_windows = task.head in ("span", "token_classification")
+    return (
+        f"max_tokens is {task.max_tokens}: of {len(lengths):,} train rows {longer:,} are longer, "
+        f"the longest has {lengths[-1]:,} tokens. Longer texts are "
+        + ("read in windows" if has_windows else "cut")
+        + ", in training and when asked; set it higher in the recipe if you expect such"
+    )
+
+
+def make_recipe(task: UserTask, found: Survey, *, backbone: str, seed: int) -> Recipe:
+    """Return a recipe that fits the rows: few are learnt from more often."""
+    rows = found.rows["train"]
     has_holdout = rows >= _LEAST_ROWS_TO_HOLD_OUT
     is_pooled = task.head not in ("span", "token_classification")
     is_weighted = task.head == "classification" and found.imbalance >= MOST_IMBALANCE
     return Recipe(
-        task=task.model_copy(update={"max_tokens": min(max_tokens, _LONGEST, longest)}),
+        task=task,
         backbone=backbone,
         seed=seed,
         epochs=next((epochs for most, epochs in _EPOCHS if rows < most), _LEAST_EPOCHS),

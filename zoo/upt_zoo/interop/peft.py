@@ -94,6 +94,10 @@ _REASONS = {
 }
 _HARMLESS_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 _TASKS: dict[str, StaticKind] = {"SEQ_CLS": "sequence", "QUESTION_ANS": "span"}
+_OTHER_HEAD = (
+    f"expected {' or '.join(_TASKS)}, whose heads alone are read; to tag tokens or to embed texts, "
+    "train an adapter anew on your rows: `upt-train init --from FILE` makes the recipe"
+)
 _UNTYPED = (
     "PEFT's class for questions drops the token types, which tell BERT the question from the "
     "context; without a task_type, and with BertForQuestionAnswering in auto_mapping, it keeps them"
@@ -213,7 +217,7 @@ def _head_kind(config: Settings, backbone: BackboneIdentity) -> StaticKind:
     if task in _TASKS:
         return _TASKS[task]
     if task:
-        raise config.refusal("task_type", f"upt has no such head; it reads {', '.join(_TASKS)}")
+        raise config.refusal("task_type", _OTHER_HEAD)
     mapping = Settings(config.take("auto_mapping", dict[str, JsonValue]()), CONFIG)
     name = mapping.take("base_model_class", "")
     for ending, kind in _CLASSES.items():

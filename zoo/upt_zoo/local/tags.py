@@ -52,7 +52,7 @@ def roll_back(store: Store, reference: Reference) -> Event:
     """Point an alias back to where it pointed before its last move.
 
     Raises:
-        AdapterNotFound: no such alias, or it never pointed elsewhere, or that version is gone.
+        AdapterNotFound: no such alias, or no move of it is left, or that version is gone.
         Conflict: that version has been yanked since.
         Corrupt: the history cannot be read.
     """
@@ -64,7 +64,9 @@ def roll_back(store: Store, reference: Reference) -> Event:
         version = earlier_version(events_of(index, alias.name), alias.alias, alias.version)
         if version is None:
             raise AdapterNotFound(
-                f"{reference} has pointed to nothing but {alias.version}; `upt-zoo tag` moves it"
+                f"expected a move of {reference} to take back, got none before the one to "
+                f"{alias.version}; `upt-zoo history {reference}` shows where it has pointed, "
+                f"`upt-zoo tag {alias.name}:VERSION {alias.alias}` moves it"
             )
         target = _check_target(listing.versions[alias.name].get(version), alias, version)
         event = Event(
