@@ -55,8 +55,6 @@ _KINDS: dict[StatusCode, type[Exception]] = {
 }
 DETAILS_KEY = "grpc-status-details-bin"
 _DOMAIN = "upt"
-# in what ``upt_zoo`` says of an adapter that is not there; a reference holds no blank
-_STORE_PLACE, _ZOO_COMMANDS = re.compile(r" in .*(?=; )", re.S), re.compile(r" `upt-zoo .*", re.S)
 _TOO_LARGE = "larger than max"  # in gRPC's own words
 FAULT = "a fault of the server; its log says more"
 # clients refuse trailers of more than 8 KiB; the message is in them three times, once escaped
@@ -78,7 +76,7 @@ def message_of(error: BaseException) -> str:
     """Say what a caller may read: nothing of the inside where the fault is ours."""
     if code_of(error) is StatusCode.INTERNAL:
         return FAULT
-    text = _for_callers(str(error)) if isinstance(error, AdapterNotFound) else str(error)
+    text = error.what if isinstance(error, AdapterNotFound) else str(error)
     return _cut(": ".join([*_notes(error), text]))
 
 
@@ -137,12 +135,6 @@ def _spell_out(name: str) -> str:
 @cache
 def _kinds_by_reason() -> dict[str, type[Exception]]:
     return {reason_of(kind): kind for kind in _subclasses(UptError)}
-
-
-def _for_callers(text: str) -> str:
-    """Leave out where the store is and the commands of its machine, which callers have not."""
-    said = _ZOO_COMMANDS.sub("", _STORE_PLACE.sub("", text))
-    return f"{said} `upt-server ls` lists what is here" if said.endswith(";") else said
 
 
 def _notes(error: BaseException) -> list[str]:

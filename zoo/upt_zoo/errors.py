@@ -77,6 +77,14 @@ class AdapterNotFound(NotFound):
 
     cure = "take one that `upt-zoo ls` lists, or fetch it with `upt-zoo pull`"
 
+    def __init__(self, what: str, place: str = "") -> None:
+        """``place`` is of use to whoever has the store only, and not told to a server's callers."""
+        super().__init__(what, place)
+        self.what = what
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, self.args))
+
 
 class BackboneNotFound(NotFound):
     """The backbone's files are not on this machine and could not be fetched."""

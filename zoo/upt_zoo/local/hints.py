@@ -15,9 +15,9 @@ def not_found(reference: Reference, listing: Listing, root: Path) -> AdapterNotF
         tags = ", ".join([*known, *aliases])
         if reference.tag is None and reference.digest is None:
             return AdapterNotFound(f"every version of {reference} is yanked; name one: {tags}")
-        return AdapterNotFound(f"no {reference} in {root}; it has {tags}")
-    hint = did_you_mean(reference.name, listing.versions) or ";"
+        return AdapterNotFound(f"no {reference}; it has {tags}", f"(in {root})")
     return AdapterNotFound(
-        f"no adapter {reference.name} in {root}{hint} `upt-zoo ls` lists what is here, "
-        f"`upt-zoo ls --catalogue` what `upt-zoo pull NAME` can fetch"
+        f"no adapter {reference.name}{did_you_mean(reference.name, listing.versions)}",
+        f"(in {root}: `upt-zoo ls` lists what is there, `upt-zoo ls --catalogue` what "
+        f"`upt-zoo pull NAME` can fetch)",
     )
