@@ -6,6 +6,8 @@ from typing import NamedTuple
 _BATCHES = 8
 # before anything was measured: MiniLM on two slow cores
 _FIRST_TOKENS_PER_S = 2000.0
+# what fewer took says little: a short text that was held up once would turn a burst away
+_FEW_TOKENS = 64
 # batches vary, the answer has yet to travel, and one that comes too late was computed for nothing
 _CAUTION = 1.25
 
@@ -53,4 +55,5 @@ class Pace:
 
     @property
     def _tokens_per_s(self) -> float:
-        return self._tokens / self._seconds if self._seconds else _FIRST_TOKENS_PER_S
+        measured = self._tokens / self._seconds if self._seconds else 0.0
+        return measured if self._tokens >= _FEW_TOKENS else max(measured, _FIRST_TOKENS_PER_S)

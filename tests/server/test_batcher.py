@@ -205,13 +205,13 @@ async def test_who_comes_later_does_not_lengthen_a_batch_beyond_a_deadline(
 ) -> None:
     fake.hold()
     async with make_batcher(fake) as batcher, asyncio.TaskGroup() as group:
-        group.create_task(batcher.compute([make_job(0, 1)]))
+        group.create_task(batcher.compute([make_job(0, *range(100))]))
         await fake.entered()
-        group.create_task(batcher.compute([make_job(1, 1, 2)], time_left_s=10.0))
+        group.create_task(batcher.compute([make_job(1, 1, 2)], time_left_s=1.5))
         await until(lambda: batcher.queue_rows == 1)
         group.create_task(batcher.compute([make_job(2, *range(900))]))
         await until(lambda: batcher.queue_rows == 2)
-        await asyncio.sleep(0.02)  # at most 50 tokens a second
+        await asyncio.sleep(0.2)  # at most 500 tokens a second
         fake.release()
     assert [len(rows) for rows in fake.batches] == [1, 1, 1]
 

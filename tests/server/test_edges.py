@@ -76,7 +76,7 @@ async def test_a_health_check_does_not_wait_behind_the_calls_that_came_before(
         await asyncio.sleep(0)  # all of them are on their way
         assert (await check(request)).status == SERVING
         assert sum(call.done() for call in calls) < flood / 2
-        await asyncio.gather(*calls)
+        await asyncio.gather(*calls, return_exceptions=True)  # a busy machine may refuse some
 
 
 async def test_readiness_follows_the_servers_life_and_liveness_does_not(

@@ -43,6 +43,13 @@ def test_before_the_first_batch_there_is_a_guess() -> None:
     assert 0 < Pace().seconds(1000, 0.0) < 10
 
 
+def test_a_short_text_that_was_held_up_makes_no_server_slow() -> None:
+    guess = Pace().seconds(2400, 0.0)
+    assert paced((5, 0.3)).seconds(2400, 0.0) == guess
+    assert paced((5, 0.001)).seconds(2400, 0.0) < guess
+    assert paced((100, 6.0)).seconds(2400, 0.0) > guess
+
+
 def test_what_a_batch_may_have_is_what_is_estimated_to_take_so_long() -> None:
     pace = paced((1000, 0.5))
     assert pace.seconds(pace.reach(3.0).sure, 0.0) == pytest.approx(3.0)
