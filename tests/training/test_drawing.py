@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from upt_training.bootstrap import Interval
 from upt_training.calibration import calibration_of
 from upt_training.differences import Difference, Published
@@ -111,8 +113,8 @@ def test_differences_stand_by_row_with_their_intervals_and_published_ones_beside
     ((low, _), (high, _)) = unipelt[2][0].get_segments()[0]
     assert (low, high) == (-1.0, 2.0)
     (published,) = (line for line in axis.lines if line.get_label() == "unipelt, a paper")
-    assert list(published.get_xdata()) == [0.8]  # type: ignore[arg-type]
-    assert list(published.get_ydata()) == [unipelt[0].get_ydata()[1]]  # type: ignore[arg-type]
+    assert np.array_equal(published.get_xdata(), [0.8])
+    assert np.array_equal(published.get_ydata(), [unipelt[0].get_ydata()[1]])
 
 
 def test_a_confusion_shows_its_counts() -> None:
@@ -142,8 +144,8 @@ def test_a_calibration_names_its_error() -> None:
 
 def test_learning_curves_are_of_what_the_record_has() -> None:
     loss, holdout = draw_learning(RECORD).axes
-    assert list(loss.lines[0].get_ydata()) == [0.7, 0.4]  # type: ignore[arg-type]
-    assert list(holdout.lines[0].get_ydata()) == [50.0, 75.0]  # type: ignore[arg-type]
+    assert np.array_equal(loss.lines[0].get_ydata(), [0.7, 0.4])
+    assert np.array_equal(holdout.lines[0].get_ydata(), [50.0, 75.0])
     bare = RECORD.model_copy(update={"losses": (), "holdout": ()})
     (axis,) = draw_learning(bare).axes
     assert not axis.lines
