@@ -42,7 +42,7 @@ _CALLERS = """(until => Promise.all(Array.from({ length: 12 }, async (_, caller)
     await new Promise((resolve) => setTimeout(resolve, 40 * (1 + Math.sin(turn / 9))));
   }
 })))(performance.now() + 60000)"""
-SHOWN = "cola:1.0.0,qnli:1.0.0,squad:1.0.0"
+SHOWN = "cola:1.0.1,qnli:1.0.1,squad:1.0.1"
 
 
 def main() -> None:

@@ -1,2 +1,2 @@
 fill
-upt-zoo tag sst2:1.0.0 stable
+upt-zoo tag sst2:1.0.1 stable

@@ -1,7 +1,7 @@
 fill
 publish people alike
-upt-zoo tag sst2:1.0.0 stable
-upt-zoo tag sst2:1.0.0 canary
+upt-zoo tag sst2:1.0.1 stable
+upt-zoo tag sst2:1.0.1 canary
 python -m trustme -q -d .
 printf 'a gripping film\na dull mess\n' > reviews.txt
 printf '{"sentence": "a gripping film"}\n{"sentence": "a dull mess"}\n' > reviews.jsonl

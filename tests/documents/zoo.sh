@@ -1,8 +1,8 @@
 fill
 cp -r "$store" zoo
-publish sst2:1.0.1 sst2:1.1.0 tickets plain-lora
-upt-zoo tag sst2:1.0.0 stable
-upt-zoo tag sst2:1.0.0 canary
+publish sst2:1.0.2 sst2:1.1.0 tickets plain-lora
+upt-zoo tag sst2:1.0.1 stable
+upt-zoo tag sst2:1.0.1 canary
 upt-zoo export peft plain-lora ./my-lora
 upt-zoo export adapterhub tickets ./my-unipelt
 # adapters made elsewhere: the catalogue's, as files

@@ -90,7 +90,7 @@ def server(home: Path) -> Iterator[Served]:
 
 def test_a_pulled_adapter_is_explained_without_a_network(home: Path) -> None:
     shown = json.loads(command("upt_zoo", "show", "sst2", "--json", home=home).stdout)
-    assert shown["version"] == "1.0.0"
+    assert shown["version"] == "1.0.1"
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", shown["digest"])
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", shown["backbone"]["digest"])
     assert shown["metrics"]["dev/accuracy"] > 80

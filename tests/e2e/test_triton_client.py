@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from upt_zoo.catalogue import embedded_catalogue, home_store
+from upt_zoo.references import Reference
 
 PYTHON = Path(os.environ.get("TRITON_VENV", ".venv-triton")) / "bin" / "python"
 ADAPTERS = ("sst2", "mrpc", "cola", "squad")
@@ -93,9 +94,7 @@ def test_every_answer_names_the_bytes_that_gave_it(found: dict[str, object]) -> 
     assert found["id"] == "seven"
     parameters = found["parameters"]
     assert isinstance(parameters, dict)
-    stored = embedded_catalogue().resolve(
-        next(each for each in embedded_catalogue().list() if each.name == "sst2")
-    )
+    stored = embedded_catalogue().resolve(Reference(name="sst2"))
     assert parameters["digest"] == stored.digest
     assert parameters["adapter"] == stored.reference
     assert parameters["precision"] == "exact"

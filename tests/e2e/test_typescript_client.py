@@ -35,7 +35,7 @@ def test_the_example_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with own_server(tmp_path) as target:
         done = ask(target)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "sst2:1.0.0 positive\nsquad:1.0.0 Ada\n"
+    assert done.stdout == "sst2:1.0.1 positive\nsquad:1.0.1 Ada\n"
 
 
 def test_the_example_says_that_no_server_is_there() -> None:

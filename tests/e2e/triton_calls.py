@@ -100,7 +100,7 @@ def make_calls(triton, client, as_json: dict[str, bool]) -> dict[str, object]:
         "unknown": status_of(client.infer, "nobody", [texts(triton, "sentence", FILMS)]),
         "unknown metadata": status_of(client.get_model_metadata, "nobody"),
         "unknown load": status_of(client.load_model, "nobody"),
-        "two versions": status_of(client.get_model_metadata, "sst2:1.0.0", "2.0.0"),
+        "two versions": status_of(client.get_model_metadata, "sst2:1.0.1", "2.0.0"),
         "other field": status_of(client.infer, "sst2", [texts(triton, "text", FILMS)]),
         "configured load": status_of(client.load_model, "sst2", config="{}"),
     }

@@ -1,7 +1,9 @@
 """What a call can ask for, over a real channel, of the adapters that upt ships."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,8 +84,23 @@ def document(chars: int, place: float) -> str:
     return (before[:cut] + FACT + before)[:chars]
 
 
+async def test_all_that_are_shipped_answer_their_own_examples(
+    tmp_path: Path, embedded: Backbone, fastest: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    store, source = Store(tmp_path), embedded_catalogue()
+    shipped = [Reference(name=name) for name in source.listing().versions]
+    for reference in shipped:
+        store.copy_from(source, reference)
+    async with serving(make_settings(tmp_path), embedded, fastest) as served:
+        await served.engine.preload(shipped)
+        loaded = {each.stored.name for each in served.engine.lifecycle.resident()}
+    assert loaded == {reference.name for reference in shipped}
+    assert "not checked" not in caplog.text
+
+
 async def test_each_adapter_answers_one_text_as_it_does_alone(client: AsyncClient) -> None:
-    together = await client.predict_each(["sst2", "cola", "sst2:1.0.0"], FILM)
+    together = await client.predict_each(["sst2", "cola", "sst2:1.0.1"], FILM)
     assert [output.adapter.name for output in together.outputs] == ["sst2", "cola", "sst2"]
     for name, output in zip(["sst2", "cola", "sst2"], together.outputs, strict=True):
         alone = await client.predict(name, FILM)
@@ -104,7 +121,7 @@ async def test_one_text_for_many_adapters_is_tokenised_once_a_format(
 
     monkeypatch.setattr(Tokenizer, "encode", counting)
     specs = [await client.adapter(name) for name in ("mrpc", "stsb", "squad")]
-    prediction = await client.predict_each(["mrpc", "stsb", "squad", "mrpc:1.0.0"], *PAIR)
+    prediction = await client.predict_each(["mrpc", "stsb", "squad", "mrpc:1.0.1"], *PAIR)
     distinct = {(about.max_tokens, about.head == "span") for about in specs}
     assert formats == [PAIR] * len(distinct)
     assert len(formats) < len(prediction.outputs)

@@ -39,6 +39,7 @@ from upt_zoo.catalogue import embedded_catalogue
 from upt_zoo.nn.adapter import prepare
 from upt_zoo.nn.encoder import Encoder, load_encoder
 from upt_zoo.nn.packing import Row
+from upt_zoo.references import Reference
 from upt_zoo.spec import AdapterSpec, Bottleneck, Family, Lora, Prefix
 
 Logits = list[NDArray[np.float32]]
@@ -372,7 +373,8 @@ def test_what_an_earlier_batch_left_behind_changes_nothing(
 @pytest.fixture(scope="module")
 def real() -> tuple[Encoder, list[tuple[AdapterSpec, dict[str, Tensor]]]]:
     catalogue = embedded_catalogue()
-    loaded = [catalogue.load(catalogue.resolve(reference)) for reference in catalogue.list()]
+    names = catalogue.listing().versions
+    loaded = [catalogue.load(catalogue.resolve(Reference(name=name))) for name in names]
     return load_encoder(resolve_backbone()), [
         (spec, {name: torch.from_numpy(array) for name, array in arrays.items()})
         for spec, arrays in loaded

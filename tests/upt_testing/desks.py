@@ -70,7 +70,8 @@ class Desk:
 
     def run(self, *arguments: str) -> Result:
         """Run the command in this process."""
-        out, err = io.StringIO(), io.StringIO()
+        # bytes are written too, as to a terminal
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             for name, value in self.environment.items():
                 patch.setenv(name, value)
@@ -81,7 +82,8 @@ class Desk:
             with pytest.raises(SystemExit) as caught:
                 cli.main()
         assert isinstance(caught.value.code, int)
-        return Result(code=caught.value.code, stdout=out.getvalue(), stderr=err.getvalue())
+        said = [stream.buffer.getvalue().decode() for stream in (out, err)]
+        return Result(code=caught.value.code, stdout=said[0], stderr=said[1])
 
     def evaluate(self, *arguments: str) -> dict[str, float]:
         result = self.run("evaluate", *arguments, "--json")

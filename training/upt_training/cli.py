@@ -11,6 +11,7 @@ import os
 import typer
 
 from upt_training.commands.evaluating import evaluate, report
+from upt_training.commands.examples import add_example
 from upt_training.commands.learning import add_learning_commands
 from upt_training.commands.starting import init
 from upt_training.commands.sweeping import sweep
@@ -23,6 +24,7 @@ app.command()(init)
 add_learning_commands(app)
 for command in (sweep, evaluate, report, table):
     app.command()(command)
+app.command("add-example")(add_example)
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def push(
         remotes = read_remotes(offline=offline, report=report)
         stored = remotes.push(reference, home_store(home), remote)
     typer.echo(f"pushed {stored.reference} to {remote}", err=True)
-    _print_digests([stored], as_json=as_json)
+    print_digests([stored], as_json=as_json)
 
 
 def bundle(
@@ -98,7 +98,7 @@ def bundle(
     with progress_bars() as report:
         stored = write_bundle(home_store(home), references, out, report=report)
     typer.echo(f"wrote {out}", err=True)
-    _print_digests(stored, as_json=as_json)
+    print_digests(stored, as_json=as_json)
 
 
 def login(
@@ -163,16 +163,17 @@ def local_reference(reference: "Reference") -> "Reference":
     return reference
 
 
-def _password(username: str, asking: str, *, is_piped: bool) -> str:
-    if is_piped:
-        return sys.stdin.readline().rstrip("\r\n")
-    text = f"Password of {username}, to be shown to {asking}"
-    return str(typer.prompt(text, hide_input=True, err=True))
-
-
-def _print_digests(adapters: "Sequence[StoredAdapter]", *, as_json: bool) -> None:
+def print_digests(adapters: "Sequence[StoredAdapter]", *, as_json: bool) -> None:
+    """Print which versions a command wrote."""
     if as_json:
         print_json([{"reference": each.reference, "digest": each.digest} for each in adapters])
         return
     for each in adapters:
         typer.echo(f"{each.reference}@{each.digest}")
+
+
+def _password(username: str, asking: str, *, is_piped: bool) -> str:
+    if is_piped:
+        return sys.stdin.readline().rstrip("\r\n")
+    text = f"Password of {username}, to be shown to {asking}"
+    return str(typer.prompt(text, hide_input=True, err=True))
