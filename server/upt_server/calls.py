@@ -1,13 +1,15 @@
-"""What every call of every gRPC service ends with."""
+"""What calls end with: the status of every gRPC service, and the log of what went wrong."""
 
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import TypeAlias
 
 import grpc
 
 from upt_server import statuses
+from upt_zoo.errors import Corrupt
 
 _LOGGER = logging.getLogger(__name__)
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
@@ -21,14 +23,25 @@ async def ending_with_a_status(context: _Context) -> AsyncIterator[None]:
     """End the call with the status of whatever error comes out. Texts are never logged."""
     try:
         yield
-    except Exception as error:  # the edge: every error becomes a status
-        code = statuses.code_of(error)
-        if code is grpc.StatusCode.INTERNAL:
-            _LOGGER.exception("a call failed")
+    except Exception as error:  # noqa: BLE001 - the edge: every error becomes a status
+        log_fault(error)
         details = (statuses.DETAILS_KEY, statuses.details_of(error))
         # what was set before would be lost: aborting replaces it
         trailers = (*(context.trailing_metadata() or ()), details)
-        await context.abort(code, statuses.message_of(error), trailers)
+        await context.abort(statuses.code_of(error), statuses.message_of(error), trailers)
+
+
+def log_fault(error: Exception) -> None:
+    """Log what a caller is not told: a fault of the server, and which file is damaged, once."""
+    if statuses.code_of(error) is grpc.StatusCode.INTERNAL:
+        _LOGGER.error("a call failed", exc_info=error)
+    elif isinstance(error, Corrupt) and error.place:
+        _log_damage(str(error))
+
+
+@lru_cache(maxsize=1024)
+def _log_damage(message: str) -> None:
+    _LOGGER.error("%s", message)
 
 
 def code_name(code: object) -> str:

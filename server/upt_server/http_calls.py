@@ -5,7 +5,6 @@ An error's form is that of Google's APIs (AIP-193), with the codes of google/rpc
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from math import ceil
@@ -18,13 +17,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from upt_server import statuses
+from upt_server.calls import log_fault
 from upt_server.telemetry.records import note_status
 from upt_zoo.errors import InvalidInput, Overloaded, Unavailable
 
 MAX_BODY_BYTES = 4 * 1024**2  # as gRPC's own bound on a message
 _MAX_BODY_S = 30.0  # to send it; as long as a call may take
 _MAX_CALL_S = 90.0  # the body, the answer, and as long again to read it
-_LOGGER = logging.getLogger(__name__)
 _CODES: dict[StatusCode, HTTPStatus] = {
     StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
     StatusCode.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
@@ -61,8 +60,7 @@ def respond_error(error: Exception, path: str) -> Response:
     code = statuses.code_of(error)
     note_status(code)
     http_code = http_code_of(code)
-    if code is StatusCode.INTERNAL:
-        _LOGGER.error("a call failed", exc_info=error)
+    log_fault(error)
     headers = {}
     if isinstance(error, Overloaded | Unavailable):
         headers["retry-after"] = str(ceil(error.retry_after_s))

@@ -1,7 +1,6 @@
 """``upt.v1`` from an engine: what a message asks for, and the gRPC edge of it. Translation only."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from itertools import islice
@@ -12,7 +11,7 @@ import grpc
 from upt_protos.v1 import inference_pb2 as pb
 from upt_protos.v1 import inference_pb2_grpc
 from upt_server import statuses, wire
-from upt_server.calls import ending_with_a_status
+from upt_server.calls import ending_with_a_status, log_fault
 from upt_server.engine import Engine
 from upt_server.inputs import check_count
 from upt_server.metrics import Metrics
@@ -21,7 +20,6 @@ from upt_server.telemetry.recorder import Recorder
 from upt_server.telemetry.records import note_answered, note_failed
 from upt_zoo.references import Reference
 
-_LOGGER = logging.getLogger(__name__)
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 
 
@@ -82,9 +80,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                 timeout_s = context.time_remaining()
                 with self._recorder.recording_part():
                     response = await self._answers.predict(request.request, timeout_s)
-            except Exception as error:  # the edge: an error ends its request, not the stream
-                if statuses.code_of(error) is grpc.StatusCode.INTERNAL:
-                    _LOGGER.exception("a request of a stream failed")
+            except Exception as error:  # noqa: BLE001 - the edge: it ends its request, not the stream
+                log_fault(error)
                 return pb.StreamResponse(id=request.id, failure=wire.write_failure(error))
             return pb.StreamResponse(id=request.id, response=response)
 

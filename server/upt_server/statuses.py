@@ -16,7 +16,6 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc import StatusCode
 
 from upt_zoo.errors import (
-    AdapterNotFound,
     Conflict,
     Corrupt,
     Forbidden,
@@ -76,8 +75,7 @@ def message_of(error: BaseException) -> str:
     """Say what a caller may read: nothing of the inside where the fault is ours."""
     if code_of(error) is StatusCode.INTERNAL:
         return FAULT
-    text = error.what if isinstance(error, AdapterNotFound) else str(error)
-    return _cut(": ".join([*_notes(error), text]))
+    return _cut(": ".join([*_notes(error), _told(error)]))
 
 
 def details_of(error: BaseException) -> bytes:
@@ -91,7 +89,7 @@ def details_of(error: BaseException) -> bytes:
     status.details.add().Pack(info)
     if code is StatusCode.INVALID_ARGUMENT:
         request = error_details_pb2.BadRequest()
-        request.field_violations.add(field=".".join(_notes(error)), description=_cut(str(error)))
+        request.field_violations.add(field=".".join(_notes(error)), description=_cut(_told(error)))
         status.details.add().Pack(request)
     if isinstance(error, Overloaded | Unavailable):
         delay = Duration()
@@ -139,6 +137,10 @@ def _kinds_by_reason() -> dict[str, type[Exception]]:
 
 def _notes(error: BaseException) -> list[str]:
     return list(getattr(error, "__notes__", ()))
+
+
+def _told(error: BaseException) -> str:
+    return error.what if isinstance(error, UptError) else str(error)
 
 
 def _cut(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -317,12 +317,38 @@ async def test_an_adapter_of_another_backbone_is_a_failed_precondition(
     assert detail_of(error, error_details_pb2.ErrorInfo).reason == "WRONG_BACKBONE"
 
 
-async def test_damaged_bytes_are_data_loss(ask: Asker, store: Store) -> None:
-    stored = store.resolve(Reference(name="cola"))
-    blob = store.root / "blobs" / "sha256" / stored.manifest.tensors.digest.removeprefix("sha256:")
+def change(blob: Path) -> None:
     blob.write_bytes(blob.read_bytes()[:-1] + b"\0")
+
+
+def replace_by_a_directory(blob: Path) -> None:
+    blob.unlink()
+    blob.mkdir()
+
+
+@pytest.mark.parametrize("damage", [change, Path.unlink, replace_by_a_directory])
+@pytest.mark.parametrize("part", ["manifest", "config", "tensors"])
+async def test_damaged_bytes_are_data_loss_and_the_caller_is_not_told_where_they_are(
+    ask: Asker,
+    store: Store,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], None],
+    part: str,
+) -> None:
+    stored = store.resolve(Reference(name="cola"))
+    blobs = {
+        "manifest": stored.digest,
+        "config": stored.manifest.config.digest,
+        "tensors": stored.manifest.tensors.digest,
+    }
+    file = store.blob_path(blobs[part])
+    damage(file)
     error = await ask.refusal(MIXED[4])
+    await ask.refusal(MIXED[4])
     assert error.code() is StatusCode.DATA_LOSS
+    assert f"inputs[0]: the blob {blobs[part]}" in (error.details() or "")
+    assert str(store.root) not in (error.details() or "")
+    assert [str(file) in line for line in caplog.messages if blobs[part] in line] == [True]
     assert (await ask.call(MIXED[0])).outputs[0].HasField("label")
 
 

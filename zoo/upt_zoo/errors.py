@@ -35,6 +35,14 @@ class UptError(Exception):
 
     cure: ClassVar[str] = "a fault of upt, not of the caller: read the log, and report what it says"
 
+    def __init__(self, what: str = "", place: str = "") -> None:
+        """``place`` is of use to whoever has the store only, and not told to a server's callers."""
+        super().__init__(*filter(None, (what, place)))
+        self.what, self.place = what, place
+
+    def __str__(self) -> str:
+        return " ".join(self.args)
+
 
 class InvalidInput(UptError):
     """The caller's request, file or setting is wrong."""
@@ -76,14 +84,6 @@ class AdapterNotFound(NotFound):
     """No adapter, version or tag of that name."""
 
     cure = "take one that `upt-zoo ls` lists, or fetch it with `upt-zoo pull`"
-
-    def __init__(self, what: str, place: str = "") -> None:
-        """``place`` is of use to whoever has the store only, and not told to a server's callers."""
-        super().__init__(what, place)
-        self.what = what
-
-    def __str__(self) -> str:
-        return " ".join(filter(None, self.args))
 
 
 class BackboneNotFound(NotFound):

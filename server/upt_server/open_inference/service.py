@@ -1,6 +1,5 @@
 """The protocol over gRPC: ``inference.GRPCInferenceService``."""
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TypeAlias
@@ -11,7 +10,7 @@ import numpy as np
 from upt_protos.oip import open_inference_pb2 as pb
 from upt_protos.oip import open_inference_pb2_grpc
 from upt_server import statuses
-from upt_server.calls import ending_with_a_status
+from upt_server.calls import ending_with_a_status, log_fault
 from upt_server.open_inference.answers import Inferred, OpenInferenceAnswers
 from upt_server.open_inference.messages import facts_of
 from upt_server.open_inference.tensors import Values
@@ -19,8 +18,6 @@ from upt_server.streams import Streams
 from upt_server.telemetry.recorder import Recorder
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
-
-_LOGGER = logging.getLogger(__name__)
 
 
 class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
@@ -121,9 +118,8 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
         try:
             with self._recorder.recording_part():
                 response = _write(request, await self._answers.infer(request, None))
-        except Exception as error:  # the edge: an error ends its request, not the stream
-            if statuses.code_of(error) is grpc.StatusCode.INTERNAL:
-                _LOGGER.exception("a request of a stream failed")
+        except Exception as error:  # noqa: BLE001 - the edge: it ends its request, not the stream
+            log_fault(error)
             return pb.ModelStreamInferResponse(
                 error_message=statuses.message_of(error),
                 infer_response=pb.ModelInferResponse(id=request.id),

@@ -45,11 +45,16 @@ class Blobs:
         try:
             data = read_file(path, max_bytes)
         except FileNotFoundError as error:
-            raise Corrupt(f"{path} is missing; pull or publish the adapter again") from error
+            raise Corrupt(
+                f"the blob {digest} is missing; pull or publish the adapter again", f"({path})"
+            ) from error
+        except Corrupt as error:
+            raise Corrupt(f"the blob {digest}: {error.what}", f"({path})") from error
         if len(data) > max_bytes or digest_of(data) != digest:
             raise Corrupt(
-                f"{path}: expected at most {max_bytes} bytes with the digest of its name, got "
-                f"others; pull or publish the adapter again"
+                f"the blob {digest}: expected at most {max_bytes} bytes of that digest, got "
+                f"others; pull or publish the adapter again",
+                f"({path})",
             )
         return data
 

@@ -33,7 +33,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise Corrupt(f"{path}: expected a regular file")
+        raise Corrupt("expected a regular file", f"({path})")
     with os.fdopen(descriptor, "rb") as file:
         return file.read(max_bytes + 1)
 

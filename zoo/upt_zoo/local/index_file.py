@@ -85,8 +85,9 @@ class IndexFile:
             version = None
         if version != "1.0.0":
             raise Corrupt(
-                f"{self._layout}: expected the imageLayoutVersion 1.0.0, got "
-                f"{version or 'none'}; `upt-zoo reindex` writes it"
+                f"the store's layout: expected the imageLayoutVersion 1.0.0, got "
+                f"{version or 'none'}; `upt-zoo reindex` writes it",
+                f"({self._layout})",
             )
 
     def _parse(self) -> Index:
@@ -95,11 +96,16 @@ class IndexFile:
         except FileNotFoundError:
             if any(self._blobs) and not self._path.exists():  # else somebody has just begun
                 raise Corrupt(
-                    f"{self._path} is missing and there are blobs; `upt-zoo reindex` rebuilds it"
+                    "the store's index is missing and there are blobs; `upt-zoo reindex` "
+                    "rebuilds it",
+                    f"({self._path})",
                 ) from None
             return Index()
         except Corrupt as error:
-            raise Corrupt(f"{self._path}: {error}; `upt-zoo reindex` rebuilds it") from error
+            raise Corrupt(
+                f"the store's index: {error.what}; `upt-zoo reindex` rebuilds it",
+                f"({self._path})",
+            ) from error
         named = tuple(self._named(entry) for entry in index.manifests)
         return index.model_copy(update={"manifests": named})
 

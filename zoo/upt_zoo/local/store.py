@@ -277,9 +277,9 @@ class Store:
             return Summary.of(stored.spec, stored.size_bytes)
         if self.blobs.size(listed.digest) != listed.manifest_bytes:
             raise Corrupt(
-                f"{self.blob_path(listed.digest)} is missing or not of {listed.manifest_bytes} "
-                f"bytes; pull or publish the adapter again, or `upt-zoo reindex` where the index "
-                f"is wrong"
+                f"the blob {listed.digest} is missing or not of {listed.manifest_bytes} bytes; "
+                f"pull or publish the adapter again, or `upt-zoo reindex` where the index is wrong",
+                f"({self.blob_path(listed.digest)})",
             )
         return summary
 
