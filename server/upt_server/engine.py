@@ -6,13 +6,12 @@ of their own, computing on the runner's.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from math import inf
 from time import perf_counter
-from typing import TypeVar
 
 from upt_server.access.callers import Access
 from upt_server.batcher import Batcher, Job
@@ -20,6 +19,7 @@ from upt_server.gate import Gate
 from upt_server.gates import GateReader
 from upt_server.inputs import Input, Limits, at_input, check_sizes
 from upt_server.lifecycle import Lifecycle
+from upt_server.off_loop import SHORT_INPUTS, off_loop
 from upt_server.precision import Precision
 from upt_server.residency import Lease, Residency
 from upt_server.results import (
@@ -37,11 +37,9 @@ from upt_zoo.references import Reference
 from upt_zoo.tokenization import Tokenizer, TokenRow
 
 logger = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
-
 _TEXT_THREADS = 2
-# what is tokenised, and answered, on the event loop itself, within a millisecond
-_SHORT_INPUTS, _SHORT_CHARS = 8, 2000
+_SHORT_CHARS = 2000  # with few inputs tokenised, and answered, on the event loop itself
+_LISTED_AT_ONCE = 100  # a millisecond or two
 _NO_TOKENS = TokenRow(ids=[], type_ids=[])
 
 
@@ -153,7 +151,9 @@ class Engine:
         Damaged ones are logged and left out.
         """
         descriptions = []
-        for reference in await self._residency.resolver.references():
+        for count, reference in enumerate(await self._residency.resolver.references()):
+            if count % _LISTED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # what was listed before is known without waiting
             if not self.access.allows(reference.name):
                 continue
             try:
@@ -189,7 +189,7 @@ class Engine:
             precision=self._precision,
             calls=self.gate.inside,
             queue_rows=self._batcher.queue_rows,
-            adapter_bytes=sum(each.size_bytes for each in self._residency.resident()),
+            adapter_bytes=self._residency.used_bytes,
             max_adapter_bytes=self._residency.limit_bytes,
         )
 
@@ -209,7 +209,7 @@ class Engine:
     async def _predict(
         self, inputs: Sequence[Input], leases: ExitStack, ends_at_s: float
     ) -> Prediction:
-        loop, are_short = asyncio.get_running_loop(), _are_short(inputs)
+        loop, is_short = asyncio.get_running_loop(), _are_short(inputs)
         started = perf_counter()
         self._batcher.check_room(len(inputs))  # at least: what is refused shall cost little
         with phase("load"):
@@ -218,8 +218,10 @@ class Engine:
         rows = self._empty_rows(inputs, held)
         self._batcher.check_admission(rows, ends_at_s - loop.time())
         with phase("tokenize"):
-            encoded = await self._compute(
-                are_short, partial(encode, self._tokenizer, inputs, held, self.limits.max_rows)
+            encoded = await off_loop(
+                partial(encode, self._tokenizer, inputs, held, self.limits.max_rows),
+                is_short=is_short,
+                threads=self._threads,
             )
         tokenized = perf_counter()
         self._check_gate_rows(encoded)
@@ -229,8 +231,10 @@ class Engine:
             jobs = self._jobs(encoded)
             computed = await self._batcher.compute(jobs, time_left_s=ends_at_s - loop.time())
         gates = await self._read_gates(encoded)
-        outputs = await self._compute(
-            are_short, partial(form_outputs, encoded, computed.logits, gates)
+        outputs = await off_loop(
+            partial(form_outputs, encoded, computed.logits, gates),
+            is_short=is_short,
+            threads=self._threads,
         )
         return Prediction(
             outputs=outputs,
@@ -245,12 +249,6 @@ class Engine:
             ),
             batches=computed.batches,
         )
-
-    async def _compute(self, is_short: bool, work: Callable[[], _Result]) -> _Result:
-        """Do what is short here, since to ask a thread takes longer, and the rest in a thread."""
-        if is_short:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _empty_rows(self, inputs: Sequence[Input], held: Mapping[Reference, Lease]) -> list[Job]:
         """Return the call's rows as far as they are known before texts are tokenised."""
@@ -296,4 +294,4 @@ class Engine:
 
 
 def _are_short(inputs: Sequence[Input]) -> bool:
-    return len(inputs) <= _SHORT_INPUTS and sum(item.chars for item in inputs) <= _SHORT_CHARS
+    return len(inputs) <= SHORT_INPUTS and sum(item.chars for item in inputs) <= _SHORT_CHARS

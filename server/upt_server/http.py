@@ -6,6 +6,7 @@ A message's JSON form is protobuf's own mapping (https://protobuf.dev/programmin
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 from google.protobuf.json_format import MessageToDict, Parse, ParseError
@@ -33,6 +34,7 @@ from upt_server.http_calls import (
 )
 from upt_server.http_connections import ImpatientProtocol
 from upt_server.metrics import Metrics
+from upt_server.off_loop import SHORT_BYTES, off_loop
 from upt_server.service import Answers
 from upt_server.telemetry.http_recorder import HttpRecorder
 from upt_server.telemetry.recorder import Recorder
@@ -95,7 +97,8 @@ def _routes_of_callers(answers: Answers) -> list[Route]:
 
 def _routes_of_operators(gate: Gate, metrics: Metrics) -> list[Route]:
     async def show_metrics(_: Request) -> Response:
-        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+        text = await asyncio.to_thread(metrics.text)
+        return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def show_life(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -116,9 +119,14 @@ def _as_json(
 
     async def respond(request: Request) -> Response:
         message = await answer(request)
-        return JSONResponse(MessageToDict(message, always_print_fields_with_no_presence=True))
+        is_short = message.ByteSize() <= SHORT_BYTES
+        return await off_loop(partial(_write, message), is_short=is_short)
 
     return ending_with_a_response(respond)
+
+
+def _write(message: Message) -> Response:
+    return JSONResponse(MessageToDict(message, always_print_fields_with_no_presence=True))
 
 
 def _parse(body: bytes) -> pb.PredictRequest:

@@ -203,6 +203,11 @@ class Residency:
             if slot.is_loaded
         )
 
+    @property
+    def used_bytes(self) -> int:
+        """How much of ``limit_bytes`` is taken."""
+        return self._used_bytes
+
     def is_resident(self, digest: str) -> bool:
         """Tell whether an adapter is in memory right now."""
         slot = self._slots.get(digest)

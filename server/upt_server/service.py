@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from itertools import islice
 from typing import TypeAlias
 
@@ -15,6 +16,7 @@ from upt_server.calls import ending_with_a_status, log_fault
 from upt_server.engine import Engine
 from upt_server.inputs import check_count
 from upt_server.metrics import Metrics
+from upt_server.off_loop import SHORT_INPUTS, off_loop
 from upt_server.streams import Streams
 from upt_server.telemetry.recorder import Recorder
 from upt_server.telemetry.records import note_answered, note_failed
@@ -39,7 +41,9 @@ class Answers:
         try:
             check_count(len(request.inputs), self._engine.limits)  # reading costs the loop
             check_count(wire.count_inputs(request), self._engine.limits)
-            prediction = await self._engine.predict(wire.read_inputs(request), timeout_s=timeout_s)
+            is_short = len(request.inputs) <= SHORT_INPUTS
+            inputs = await off_loop(partial(wire.read_inputs, request), is_short=is_short)
+            prediction = await self._engine.predict(inputs, timeout_s=timeout_s)
         except (Exception, asyncio.CancelledError) as error:
             names = _names(request, self._engine.limits.max_inputs)
             self._metrics.call_failed(names, statuses.code_of(error))
@@ -52,7 +56,7 @@ class Answers:
     async def list_adapters(self) -> pb.ListAdaptersResponse:
         """Describe every version in the store."""
         descriptions = await self._engine.describe_all()
-        return pb.ListAdaptersResponse(adapters=map(wire.write_adapter, descriptions))
+        return await asyncio.to_thread(wire.write_adapters, descriptions)
 
     async def get_adapter(self, reference: str) -> pb.Adapter:
         """Describe one adapter."""

@@ -210,6 +210,11 @@ def write_adapter(description: AdapterDescription) -> pb.Adapter:
     )
 
 
+def write_adapters(descriptions: Iterable[AdapterDescription]) -> pb.ListAdaptersResponse:
+    """Write what is known of adapters."""
+    return pb.ListAdaptersResponse(adapters=map(write_adapter, descriptions))
+
+
 def read_adapter(message: pb.Adapter) -> AdapterDescription:
     """Read an adapter's description.
 

@@ -558,7 +558,7 @@ async def test_a_fault_ends_its_request_and_not_the_stream(
     responses = [response async for response in ask_fake.stub.PredictStream(iter([request]))]
     assert [response.failure.status for response in responses] == ["INTERNAL"]
     assert "secret" not in responses[0].failure.message
-    assert "a request of a stream failed" in caplog.text
+    assert "a call failed" in caplog.text
     assert FILM not in caplog.text
 
 

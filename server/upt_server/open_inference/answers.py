@@ -2,11 +2,13 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from upt_protos.oip import open_inference_pb2 as pb
 from upt_server import statuses
 from upt_server.engine import Engine
 from upt_server.metrics import Metrics
+from upt_server.off_loop import SHORT_INPUTS, off_loop
 from upt_server.open_inference import messages
 from upt_server.open_inference.tensors import Tensor, make_tensors
 from upt_server.results import Prediction
@@ -76,7 +78,7 @@ class OpenInferenceAnswers:
 
     async def index(self) -> pb.RepositoryIndexResponse:
         """List every version in the store."""
-        return messages.write_index(await self._engine.describe_all())
+        return await asyncio.to_thread(messages.write_index, await self._engine.describe_all())
 
     async def load(self, request: pb.RepositoryModelLoadRequest) -> None:
         """Load an adapter before anybody asks for it; it may be evicted again.
@@ -103,7 +105,10 @@ class OpenInferenceAnswers:
         """Answer one request: n texts for one adapter, within the shorter of both timeouts."""
         try:
             reference = messages.read_reference(request.model_name, request.model_version)
-            inputs = messages.read_inputs(request, reference, self._engine.limits)
+            inputs = await off_loop(
+                partial(messages.read_inputs, request, reference, self._engine.limits),
+                is_short=all(sum(tensor.shape[:1]) <= SHORT_INPUTS for tensor in request.inputs),
+            )
             timeouts = (timeout_s, messages.read_timeout_s(request))
             prediction = await self._engine.predict(
                 inputs, timeout_s=min((each for each in timeouts if each is not None), default=None)

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from upt_protos.oip import open_inference_pb2 as pb
 from upt_server.http_calls import ending_with_a_response, read_body
+from upt_server.off_loop import SHORT_BYTES, off_loop
 from upt_server.open_inference import bodies
 from upt_server.open_inference.answers import OpenInferenceAnswers
 
@@ -39,10 +40,10 @@ def _routes_of_the_server(answers: OpenInferenceAnswers) -> list[Route]:
         return _readiness({"ready": answers.is_ready()})
 
     async def metadata(_: Request) -> Response:
-        return JSONResponse(bodies.plain(answers.server_metadata()))
+        return await _write(answers.server_metadata())
 
     async def statistics(_: Request) -> Response:
-        return JSONResponse(bodies.plain(await answers.statistics("", "")))
+        return await _write(await answers.statistics("", ""))
 
     return [
         _route("/v2/health/live", live),
@@ -54,7 +55,8 @@ def _routes_of_the_server(answers: OpenInferenceAnswers) -> list[Route]:
 
 def _routes_of_the_repository(answers: OpenInferenceAnswers) -> list[Route]:
     async def index(_: Request) -> Response:
-        return JSONResponse(bodies.plain(await answers.index())["models"])
+        message = await answers.index()
+        return await asyncio.to_thread(lambda: JSONResponse(bodies.plain(message)["models"]))
 
     async def load(request: Request) -> Response:
         message = pb.RepositoryModelLoadRequest(model_name=request.path_params["model"])
@@ -88,7 +90,7 @@ def _routes_of_models(answers: OpenInferenceAnswers) -> list[Route]:
 
     def asking(ask: Callable[[str, str], Awaitable[Message]]) -> Callable[..., Awaitable[Response]]:
         async def answer(request: Request) -> Response:
-            return JSONResponse(bodies.plain(await ask(*_model(request))))
+            return await _write(await ask(*_model(request)))
 
         return answer
 
@@ -122,6 +124,11 @@ async def _infer(answers: OpenInferenceAnswers, request: Request) -> Response:
         return Response(content, media_type="application/json")
     headers = {bodies.HEADER_LENGTH: str(length)}
     return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+async def _write(message: Message) -> Response:
+    is_short = message.ByteSize() <= SHORT_BYTES
+    return await off_loop(lambda: JSONResponse(bodies.plain(message)), is_short=is_short)
 
 
 def _route(
