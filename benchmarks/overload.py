@@ -38,6 +38,7 @@ from upt_server.client import AsyncClient
 from upt_zoo.backbone import resolve_backbone
 
 _GOODPUT, _REFUSAL_MS = 0.9, 50.0
+_EXPECTED = ("OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
 _PREDICT = "/upt.v1.Inference/Predict"
 
 
@@ -129,6 +130,9 @@ async def _measure(
 
 def _summary(result: dict[str, object]) -> str:
     goodput, refused, memory = result["goodput"], result["refused"], result["memory_mb"]
+    ended = result["ended"]
+    assert isinstance(ended, dict)
+    others = {code: count for code, count in ended.items() if code not in _EXPECTED}
     assert isinstance(goodput, float)
     assert isinstance(refused, dict)
     assert isinstance(memory, dict)
@@ -137,7 +141,8 @@ def _summary(result: dict[str, object]) -> str:
     return (
         f"goodput {goodput} of capacity (at least {_GOODPUT}: {good}); refusals after "
         f"{refused['p50_ms']} ms, p99 {refused['p99_ms']} ms (at most {_REFUSAL_MS:g}: {quick}); "
-        f"memory {memory['before']}, then {memory['first_half']}, {memory['second_half']} MiB"
+        f"other statuses {others or 'none'}; memory {memory['before']}, then "
+        f"{memory['first_half']}, {memory['second_half']} MiB"
     )
 
 

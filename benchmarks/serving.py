@@ -1,9 +1,10 @@
 """What the server adds to the engine: 64 callers, 32 adapters, client and server on one machine.
 
-    python benchmarks/serving.py [--seconds 15] [--precision exact] [--out FILE]
+    UPT_DATA_DIR=... python benchmarks/serving.py [--seconds 15] [--precision exact] [--out FILE]
     python benchmarks/serving.py --peers            # other libraries' servers too
 
-Prints JSON. ``engine`` is the runner alone on the same texts, tokenised, in batches of 32;
+Prints JSON. The texts are rows of eight tasks; without ``--data`` they are drawn words, as long as
+the engine's mixed workload. ``engine`` is the runner alone on them, tokenised, in batches of 32;
 ``closed_loop`` has 64 callers that ask again as soon as they are answered; ``half_load`` sends at
 half of that rate at random times (Poisson); ``idle`` is one caller alone, and its overhead is what
 the caller waited beyond the forward pass. ``side_by_side`` has the same 64 callers at this server
@@ -35,7 +36,7 @@ from upt_benchmarks.loaded import (
 from upt_benchmarks.ours import runner_of
 from upt_benchmarks.peer_servers import ENVIRONMENT, SERVERS, calling_peer, peer_server
 from upt_benchmarks.peers import add_peers_dir, peer_python
-from upt_benchmarks.served import mixed_texts, named_specs, percentiles
+from upt_benchmarks.served import mixed_texts, named_specs, percentiles, real_texts
 from upt_benchmarks.side_by_side import OURS, Asking, Predict, summed_up, take_turns
 from upt_benchmarks.workloads import adapter_tensors
 from upt_server.client import AsyncClient
@@ -51,18 +52,27 @@ def main() -> int:
     """Measure, print."""
     parser = load_parser("Measure the server beside its engine.", seconds=15)
     parser.add_argument("--peers", action="store_true", help="other libraries' servers too")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get("UPT_DATA_DIR"),
+        metavar="DIR",
+        help="of the tasks' rows; UPT_DATA_DIR unless given",
+    )
     add_peers_dir(parser)
     arguments = parser.parse_args()
     python = peer_python(ENVIRONMENT, arguments.peers_dir) if arguments.peers else None
     backbone = resolve_backbone()
-    specs, texts = named_specs(backbone, ADAPTERS), mixed_texts()
+    specs = named_specs(backbone, ADAPTERS)
+    texts = mixed_texts() if arguments.data is None else real_texts(arguments.data)
     engine = _engine(backbone, arguments.precision, specs, texts, arguments.seconds)
     with serving_random(specs, arguments.precision) as (server, names):
         load = asyncio.run(_load(server.target, names, texts, arguments.seconds))
         if python is not None:
             beside = _side_by_side(server.target, names, texts, arguments.seconds, python=python)
             load["side_by_side"] = asyncio.run(beside)
-    print_measured(arguments, {"engine": engine, **load})
+    about = "drawn" if arguments.data is None else "real"
+    print_measured(arguments, {"texts": about, "engine": engine, **load})
     return 0
 
 

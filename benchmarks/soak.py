@@ -84,10 +84,13 @@ async def _soak(home: Path, arguments: argparse.Namespace) -> dict[str, object]:
     faults = [*callers.faults, *mishaps.faults, *left, *leaks(before, after)]
     if seconds >= _WARM_S:
         faults += memory_leaks(samples)
+    evictions = soaked.evictions()
+    if not evictions:
+        faults.append("nothing was ever evicted, though there is memory for half of the adapters")
     return {
         "seconds": seconds,
         "inputs": dict(callers.outcomes.most_common()),
-        "happened": dict(mishaps.counts.most_common()),
+        "happened": {**dict(mishaps.counts.most_common()), "evictions": evictions},
         "held": {"before": asdict(before), "after": asdict(after)},
         "memory_mb": {
             "curve": [round(each) for each in samples[:: _SAMPLES // 20]],

@@ -137,7 +137,7 @@ _Picture = tuple[str, str, str, ViewportSize, Callable[[Page], None]]
 PICTURES: tuple[_Picture, ...] = (
     ("page-catalogue", "#/", "light", WIDE, _wait),
     ("page-playground", f"#/try?adapters={SHOWN}", "dark", TALL, _ask),
-    ("page-adapter", "#/adapters/squad/1.0.0", "light", WIDE, _measure),
+    ("page-adapter", "#/adapters/squad/1.0.1", "light", WIDE, _measure),
     ("page-curve", "#/adapters/imdb/1.0.0", "light", WIDE, _scroll_to_curve),
     ("page-live", "#/live", "dark", WIDE, _watch),
     ("page-narrow", f"#/try?adapters={SHOWN}", "light", NARROW, _ask_and_scroll),

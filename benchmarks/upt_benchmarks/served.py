@@ -12,12 +12,15 @@ from pathlib import Path
 from statistics import quantiles
 
 from upt_benchmarks.workloads import UNION, adapter_spec, adapter_tensors, row_lengths
+from upt_training.data import read_split
 from upt_zoo.backbone import Backbone
 from upt_zoo.local.store import Store
 from upt_zoo.spec import AdapterSpec
+from upt_zoo.tasks import TASKS
 
 _WORDS = "the film was a slow but moving story of two people who meet in an old city by the sea"
 _LARGEST_BATCH = 32
+_REAL = ("sst2", "cola", "mrpc", "rte", "stsb", "scierc", "ag_news", "imdb")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,15 @@ def publish_random(home: Path, specs: Sequence[AdapterSpec]) -> list[str]:
 def mixed_texts() -> list[str]:
     """Return sentences of plain words as long as the mixed workload's rows."""
     return texts_of(row_lengths("mix", _LARGEST_BATCH))
+
+
+def real_texts(folder: Path) -> list[str]:
+    """Return rows of several tasks' dev files as they are, a few words to whole reviews."""
+    source, texts = random.Random(0), list[str]()
+    for name in _REAL:
+        rows = read_split(TASKS[name], "dev", folder=folder).examples
+        texts += [row.texts[0] for row in source.sample(rows, _LARGEST_BATCH // len(_REAL))]
+    return texts
 
 
 def texts_of(lengths: Iterable[int]) -> list[str]:

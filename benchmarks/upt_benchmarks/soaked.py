@@ -44,6 +44,12 @@ class Soaked:
     server: Server
     metrics: Metrics
 
+    def evictions(self) -> int:
+        """Count the adapters that made room for others so far."""
+        lines = self.metrics.text().decode().splitlines()
+        (line,) = (line for line in lines if line.startswith("upt_adapter_evictions_total "))
+        return int(float(line.split()[1]))
+
 
 def build_soaked(home: Path, backbone: Backbone, *, names: int, runner: RunnerChoice) -> Soaked:
     """Publish adapters, run each on each text alone, and put a server together."""

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import lru_cache
+from time import monotonic
 from typing import TypeAlias
 
 import grpc
@@ -11,8 +11,10 @@ import grpc
 from upt_server import statuses
 from upt_zoo.errors import Corrupt
 
-_LOGGER = logging.getLogger(__name__)
+_LOGGER = logging.getLogger("upt_server.faults")  # the log of calls has this module's name
+_DAMAGE_EVERY_S = 3600.0
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+_next_at_s: dict[str, float] = {}  # by message, of which there are as many as damaged files
 _CODE_NAMES: dict[object, str] = {
     known: code.name for code in grpc.StatusCode for known in (code, code.value[0])
 }
@@ -32,16 +34,18 @@ async def ending_with_a_status(context: _Context) -> AsyncIterator[None]:
 
 
 def log_fault(error: Exception) -> None:
-    """Log what a caller is not told: a fault of the server, and which file is damaged, once."""
+    """Log what a caller is not told: a fault of the server, and which file is damaged."""
     if statuses.code_of(error) is grpc.StatusCode.INTERNAL:
         _LOGGER.error("a call failed", exc_info=error)
     elif isinstance(error, Corrupt) and error.place:
-        _log_damage(str(error))
+        _log_damage(str(error), monotonic())
 
 
-@lru_cache(maxsize=1024)
-def _log_damage(message: str) -> None:
-    _LOGGER.error("%s", message)
+def _log_damage(message: str, now_s: float) -> None:
+    """Log it once an hour: a damaged adapter is asked for again and again."""
+    if now_s >= _next_at_s.get(message, now_s):
+        _next_at_s[message] = now_s + _DAMAGE_EVERY_S
+        _LOGGER.error("%s", message)
 
 
 def code_name(code: object) -> str:

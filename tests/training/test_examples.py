@@ -19,6 +19,7 @@ from upt_testing.adapters import (
 )
 from upt_testing.desks import Desk, make_desk
 from upt_zoo.backbone import Backbone, resolve_backbone
+from upt_zoo.local import tags
 from upt_zoo.local.store import StoredAdapter
 from upt_zoo.nn.adapter import prepare
 from upt_zoo.nn.encoder import load_encoder
@@ -87,7 +88,7 @@ def test_what_has_an_example_stays_as_it_is(desk: Desk, backbone: Backbone) -> N
     assert desk.store.versions("film") == ("1.0.0", "1.0.1")
 
 
-def test_all_become_visible_or_none_does(desk: Desk, backbone: Backbone) -> None:
+def test_nothing_is_published_where_one_of_them_is_damaged(desk: Desk, backbone: Backbone) -> None:
     publish(desk, backbone, "film")
     publish(desk, backbone, "other")
     tensors = resolve(desk, "other").manifest.tensors
@@ -102,4 +103,33 @@ def test_all_become_visible_or_none_does(desk: Desk, backbone: Backbone) -> None
 
 def test_an_adapter_that_is_not_in_the_store_is_refused(desk: Desk) -> None:
     assert "pull it first" in desk.run("add-example", "embedded/sst2").stderr
-    assert desk.run("add-example", "nobody").code != 0
+    assert desk.run("add-example", "nobody").code == 66
+
+
+@pytest.mark.parametrize("is_yanked", [False, True])
+def test_an_older_version_does_not_become_the_newest(
+    desk: Desk, backbone: Backbone, is_yanked: bool
+) -> None:
+    publish(desk, backbone, "film")
+    publish(desk, backbone, "film", SPAN)
+    old = "film:1.0.1" if is_yanked else "film:1.0.0"
+    if is_yanked:
+        tags.yank(desk.store, Reference.parse(old))
+    result = desk.run("add-example", old)
+    assert (result.code, result.stdout) == (64, "")
+    assert f"{old} would become the newest version" in result.stderr
+    assert desk.store.versions("film") == ("1.0.0", "1.0.1")
+
+
+def test_numbers_that_overflow_at_the_example_are_not_published(
+    desk: Desk, backbone: Backbone
+) -> None:
+    spec = tiny_spec(
+        backbone=resolve_backbone(str(backbone.directory)).identity, name="film", lora=LORA
+    )
+    tensors = random_tensors(spec, 1)
+    largest = {name: np.full_like(array, 1e38) for name, array in tensors.items()}
+    desk.store.publish(spec, largest, "# film")
+    result = desk.run("add-example", "film")
+    assert result.code == 65
+    assert "film: its numbers overflow at the example" in result.stderr

@@ -39,13 +39,20 @@ from upt_server.client import AsyncClient
 from upt_server.inputs import Limits
 from upt_server.runner_choice import load_runner
 from upt_server.statuses import FAULT
-from upt_testing.adapters import CLASSIFICATION, MULTI_LABEL, REGRESSION, SPAN
+from upt_testing.adapters import CLASSIFICATION, EMBEDDING, MULTI_LABEL, REGRESSION, SPAN, TOKENS
 from upt_testing.backbones import write_tiny_backbone
 from upt_testing.mutations import Mutations
 from upt_testing.serving import Publisher, Served, make_settings, serving
 from upt_zoo.local.store import Store
 
-HEADS = {"sst2": CLASSIFICATION, "topics": MULTI_LABEL, "stsb": REGRESSION, "squad": SPAN}
+HEADS = {
+    "sst2": CLASSIFICATION,
+    "topics": MULTI_LABEL,
+    "stsb": REGRESSION,
+    "squad": SPAN,
+    "people": TOKENS,
+    "vectors": EMBEDDING,
+}
 _Call: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
 _BAD = {
     StatusCode.INTERNAL,

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from upt_zoo.local.store import Store, StoredAdapter
     from upt_zoo.tasks import Task
 
-_CALL_S = 600.0  # for some dozens of inputs, of documents too
-
 
 def evaluate(
     context: typer.Context,
@@ -148,8 +146,7 @@ def _answers_of_server(
     from upt_server.client import Client
     from upt_training.evaluation import answers_of_server
 
-    # nobody waits for a single answer: a server that is busy with others may take its time
-    with Client(target, timeout_s=_CALL_S) as client:
+    with Client(target) as client:
         reference, is_embedding = (
             f"{stored.name}@{stored.digest}",
             stored.spec.head.kind == "embedding",

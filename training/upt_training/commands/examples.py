@@ -1,6 +1,7 @@
 """The command ``add-example``: gives imported and older adapters what servers check them by."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from upt_training.models import Model
     from upt_zoo.local.draft import Draft
     from upt_zoo.local.store import Store, StoredAdapter
+    from upt_zoo.references import Reference
 
 
 def add_example(
@@ -20,14 +22,15 @@ def add_example(
     """Publish adapters once more, with the example by which servers check them at start.
 
     For those that were imported, or trained before there were examples. Each becomes its name's
-    next version, with the same tensors and card; one that has an example stays as it is.
+    next version, with the same tensors and card; one that has an example stays as it is. An older
+    version is refused, since it would become the newest.
     """
     from upt_zoo.catalogue import home_store
     from upt_zoo.commands.remotes import local_reference, print_digests
     from upt_zoo.references import Reference
 
     store = home_store(home)
-    chosen = [store.resolve(local_reference(Reference.parse(ref))) for ref in refs]
+    chosen = [_newest(store, local_reference(Reference.parse(ref))) for ref in refs]
     without = {each.digest: each for each in chosen if each.spec.example is None}
     for each in chosen:
         if each.digest not in without:
@@ -35,6 +38,19 @@ def add_example(
     set_threads(threads)
     drafts = list(_with_examples(store, without.values()))
     print_digests(store.publish_all(drafts) if drafts else (), as_json=as_json)
+
+
+def _newest(store: "Store", reference: "Reference") -> "StoredAdapter":
+    from upt_zoo.errors import InvalidInput
+
+    stored = store.resolve(reference)
+    newest = store.resolve(replace(reference, tag=None, digest=None))
+    if stored.digest != newest.digest:
+        raise InvalidInput(
+            f"{stored.reference} would become the newest version in place of {newest.reference}; "
+            f"expected {stored.name}, which means that one"
+        )
+    return stored
 
 
 def _with_examples(store: "Store", adapters: "Iterable[StoredAdapter]") -> "Iterator[Draft]":

@@ -12,6 +12,7 @@ from upt_zoo.errors import Corrupt
 from upt_zoo.local.files import holds, read_file, replace_file
 from upt_zoo.manifest import digest_of
 
+_REMEDY = "pull or publish the adapter again"
 _NAME = re.compile(r"[0-9a-f]{64}")
 
 
@@ -31,6 +32,10 @@ class Blobs:
             if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 yield Path(entry.path), entry.stat(follow_symlinks=False)
 
+    @property
+    def _place(self) -> str:
+        return f"(in {self.directory})"
+
     def path(self, digest: str) -> Path:
         """Return where a blob is, or would be."""
         return self.directory / digest.removeprefix("sha256:")
@@ -45,16 +50,12 @@ class Blobs:
         try:
             data = read_file(path, max_bytes)
         except FileNotFoundError as error:
-            raise Corrupt(
-                f"the blob {digest} is missing; pull or publish the adapter again", f"({path})"
-            ) from error
+            raise Corrupt(f"the blob {digest} is missing; {_REMEDY}", self._place) from error
         except Corrupt as error:
-            raise Corrupt(f"the blob {digest}: {error.what}", f"({path})") from error
+            raise Corrupt(f"the blob {digest}: {error.what}; {_REMEDY}", self._place) from error
         if len(data) > max_bytes or digest_of(data) != digest:
             raise Corrupt(
-                f"the blob {digest}: expected at most {max_bytes} bytes of that digest, got "
-                f"others; pull or publish the adapter again",
-                f"({path})",
+                f"the blob {digest} has other bytes than its digest; {_REMEDY}", self._place
             )
         return data
 

@@ -81,7 +81,7 @@ class IndexFile:
         try:
             values = json.loads(read_file(self._layout, _MAX_LAYOUT_BYTES))
             version = values["imageLayoutVersion"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        except (FileNotFoundError, Corrupt, ValueError, KeyError, TypeError, RecursionError):
             version = None
         if version != "1.0.0":
             raise Corrupt(

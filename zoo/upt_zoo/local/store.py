@@ -279,7 +279,7 @@ class Store:
             raise Corrupt(
                 f"the blob {listed.digest} is missing or not of {listed.manifest_bytes} bytes; "
                 f"pull or publish the adapter again, or `upt-zoo reindex` where the index is wrong",
-                f"({self.blob_path(listed.digest)})",
+                f"(in {self.blobs.directory})",
             )
         return summary
 

@@ -111,7 +111,13 @@ def _read_document(store: Store, digest: str) -> str:
     try:
         data = store.blobs.read(digest, MAX_MANIFEST_BYTES)
         return json.dumps(json.loads(data))
-    except (Corrupt, ValueError, RecursionError) as error:
+    except Corrupt as error:
+        raise Corrupt(
+            f"nothing was deleted, because it cannot be told what is needed: {error.what}, or "
+            f"remove it",
+            error.place,
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise Corrupt(
             f"nothing was deleted, because it cannot be told what {digest} needs: {error}; pull "
             f"the adapter again or remove it"

@@ -2,6 +2,7 @@
 
 import torch
 
+from upt_zoo.errors import Overflowed
 from upt_zoo.nn.adapter import PreparedAdapter
 from upt_zoo.nn.encoder import Encoder
 from upt_zoo.nn.forward import forward
@@ -21,11 +22,16 @@ def record_example(
     """Answer the example, to four decimals; encoder and adapter are in fp32.
 
     Further digits differ between two runs of torch on one machine, and so would the digest.
+
+    Raises:
+        Overflowed: a logit is not finite.
     """
     texts = _TEXTS[-len(spec.task.fields) :]
     with torch.inference_mode():
         logits = forward(encoder, example_rows(spec, texts, adapter, tokenizer))
     flat = torch.cat([each.flatten() for each in logits])
+    if not flat.isfinite().all():
+        raise Overflowed(f"{spec.task.name}: its numbers overflow at the example {texts}")
     return Example(texts=texts, logits=tuple(round(each, _DECIMALS) for each in flat.tolist()))
 
 
