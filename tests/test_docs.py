@@ -332,6 +332,14 @@ def test_every_error_says_its_cause_and_its_cure() -> None:
         assert "cure" in vars(kind), kind
 
 
+@pytest.mark.parametrize("status", [each for each in StatusCode if each is not StatusCode.OK])
+def test_every_status_has_a_cause_and_a_cure(status: StatusCode) -> None:
+    rows = [line for line in read("docs/errors.md").splitlines() if f"`{status.name}`" in line]
+    tables = [row.strip("| ").split(" | ") for row in rows if row.startswith("|")]
+    assert tables
+    assert all(cause and cure for *_, cause, cure in tables)
+
+
 def test_the_commands_of_the_zoo_are_listed_with_all_their_options() -> None:
     rows = table(read("docs/zoo.md"), "## Commands")
     documented = {code(row[0]): set(codes(row[2])) for row in rows}
