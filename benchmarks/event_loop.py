@@ -25,6 +25,7 @@ from urllib.request import Request, urlopen
 
 import grpc
 
+import upt_benchmarks
 from upt_benchmarks.machine import this_machine
 from upt_benchmarks.served import ServerProcess, running_server
 from upt_protos.oip import open_inference_pb2 as oip
@@ -82,8 +83,8 @@ def _fill(store: Store, count: int) -> None:
 @contextmanager
 def _watched(home: Path, steps: Path) -> Iterator[ServerProcess]:
     os.environ["UPT_STEPS"] = str(steps)
-    module = "upt_benchmarks.watched_server"
-    with running_server(home, ["--preload", "sst2,squad"], module=module) as server:
+    program = [str(Path(upt_benchmarks.__path__[0], "watched_server.py"))]
+    with running_server(home, ["--preload", "sst2,squad"], program=program) as server:
         yield server
 
 

@@ -78,10 +78,10 @@ def texts_of(lengths: Iterable[int]) -> list[str]:
 
 @contextmanager
 def running_server(
-    home: Path, options: Sequence[str], *, module: str = "upt_server.cli"
+    home: Path, options: Sequence[str], *, program: Sequence[str] = ("-m", "upt_server.cli")
 ) -> Iterator[ServerProcess]:
-    """Run ``upt-server run`` on free ports of loopback; ``module`` has its ``main``."""
-    command = [sys.executable, "-m", module, "run", "--json", "--home", str(home)]
+    """Run ``upt-server run``, or what ``program`` makes of it, on free ports of loopback."""
+    command = [sys.executable, *program, "run", "--json", "--home", str(home)]
     ports = ["--grpc-port", "0", "--http-port", "0"]
     with subprocess.Popen(
         [*command, *ports, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

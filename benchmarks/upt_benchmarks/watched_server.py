@@ -1,7 +1,7 @@
-"""``upt-server`` that measures the steps of its event loop: ``python -m``, ``UPT_STEPS`` a file.
+"""``upt-server`` that measures the steps of its event loop, for the file that ``UPT_STEPS`` names.
 
-On SIGUSR1 it writes how many steps there have been since the last time and how long the longest
-took, in milliseconds of the loop's thread: what else the machine does in the meantime is not in it.
+On SIGUSR1 it says how many steps there have been since the last time and how long the longest took,
+in milliseconds of the loop's thread: what else the machine does in the meantime is not in it.
 """
 
 import asyncio
