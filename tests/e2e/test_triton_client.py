@@ -1,4 +1,7 @@
-"""Triton's own clients, unmodified, against a running server with the shipped adapters."""
+"""Triton's own clients, unmodified, against a running server with the shipped adapters.
+
+Our own client calls from the same process: a program may use both.
+"""
 
 import json
 import os
@@ -6,12 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from upt_zoo.catalogue import embedded_catalogue, home_store
 from upt_zoo.references import Reference
 
+Calls = dict[str, dict[str, object]]  # by client, and what was called
+
 PYTHON = Path(os.environ.get("TRITON_VENV", ".venv-triton")) / "bin" / "python"
+ROOT = Path(__file__).parents[2]
+PACKAGES = (ROOT / "zoo", ROOT / "server", ROOT / "protos", Path(__file__).parent)
+# whose client is imported first
+ORDERS = ("tritonclient.grpc, upt_server.client", "upt_server.client, tritonclient.grpc")
 ADAPTERS = ("sst2", "mrpc", "cola", "squad")
 # the same errors over both protocols
 STATUSES = {
@@ -25,7 +35,8 @@ STATUSES = {
 
 
 @pytest.fixture(scope="module")
-def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Calls]:
+    """What came back in each order of imports."""
     if not PYTHON.exists():
         pytest.skip("no environment of Triton's client; `make test` makes one")
     home = tmp_path_factory.mktemp("home")
@@ -46,22 +57,32 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, objec
         ports = json.loads(server.stdout.readline())
         targets = [f"127.0.0.1:{ports[name]}" for name in ("grpc_port", "http_port")]
         try:
-            done = subprocess.run(
-                [PYTHON, Path(__file__).with_name("triton_calls.py"), *targets],
-                capture_output=True,
-                text=True,
-                timeout=240,
-                check=False,
-            )
+            return {order: make_calls(targets, order) for order in ORDERS}
         finally:
             server.terminate()
-    assert done.returncode == 0, done.stderr
-    found: dict[str, dict[str, object]] = json.loads(done.stdout)
+
+
+def make_calls(targets: list[str], order: str) -> Calls:
+    done = subprocess.run(
+        [PYTHON, "-c", f"import {order}, triton_calls; triton_calls.main()", *targets],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, PACKAGES))},
+    )
+    assert done.returncode == 0, f"import {order}: {done.stderr}"
+    found: Calls = json.loads(done.stdout)
     return found
 
 
+@pytest.fixture
+def calls(runs: dict[str, Calls]) -> Calls:
+    return runs[ORDERS[0]]
+
+
 @pytest.fixture(params=["grpc", "http"])
-def found(request: pytest.FixtureRequest, calls: dict[str, dict[str, object]]) -> dict[str, object]:
+def found(request: pytest.FixtureRequest, calls: Calls) -> dict[str, object]:
     return calls[request.param]
 
 
@@ -129,7 +150,7 @@ def test_statistics_count_what_was_asked(found: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(("place", "protocol"), [(0, "grpc"), (1, "http")])
 def test_errors_have_the_statuses_of_their_protocol(
-    calls: dict[str, dict[str, object]], place: int, protocol: str
+    calls: Calls, place: int, protocol: str
 ) -> None:
     assert calls[protocol]["errors"] == {case: each[place] for case, each in STATUSES.items()}
 
@@ -138,12 +159,24 @@ def test_calls_may_be_asynchronous(found: dict[str, object]) -> None:
     assert found["async"] == {"label": ["positive", "negative"]}
 
 
-def test_tensors_may_stand_in_the_json(calls: dict[str, dict[str, object]]) -> None:
+def test_tensors_may_stand_in_the_json(calls: Calls) -> None:
     assert calls["http"]["all in JSON"] == {"label": ["positive", "negative"]}
 
 
-def test_a_stream_is_answered_in_order(calls: dict[str, dict[str, object]]) -> None:
+def test_a_stream_is_answered_in_order(calls: Calls) -> None:
     stream = calls["grpc"]["stream"]
     assert isinstance(stream, list)
     assert (stream[0], stream[2]) == ("sst2", "cola")
     assert "no adapter nobody" in stream[1]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_our_own_client_answers_alike_in_the_same_process(
+    runs: dict[str, Calls], order: str
+) -> None:
+    ours, theirs = runs[order]["ours"], runs[order]["grpc"]["sst2"]
+    assert isinstance(theirs, dict)
+    assert ours["refused"] == "AdapterNotFound"
+    assert ours["label"] == theirs["label"]
+    assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+    assert np.array(ours["logits"]) == pytest.approx(np.array(theirs["logits"]), abs=1e-5)

@@ -1,10 +1,11 @@
 """Calls a server as a user of Triton's client does; writes what came back as JSON.
 
-Runs in the environment of requirements-triton.txt:
+Runs in the environment of requirements-triton.txt, where PYTHONPATH names the packages of upt:
 
     python triton_calls.py HOST:GRPC_PORT HOST:HTTP_PORT
 
-The server has ``--model-control``. Both clients make the same calls, in the same words.
+The server has ``--model-control``. Both of Triton's clients make the same calls, in the same words;
+our own, in the same process, asks for two of their answers.
 """
 
 import json
@@ -15,6 +16,10 @@ import numpy as np
 import tritonclient.grpc as by_grpc
 import tritonclient.http as by_http
 from tritonclient.utils import InferenceServerException
+
+from upt_server.client import Client
+from upt_server.inputs import Options
+from upt_zoo.errors import UptError
 
 FILMS = ["a gripping, funny film", "a dull, lifeless mess"]
 QUESTION, CONTEXT = "Who wrote the opera?", "The opera was written by Ludwig van Beethoven."
@@ -143,8 +148,29 @@ def call_by_http(target: str) -> dict[str, object]:
     return found
 
 
+def call_by_ours(target: str) -> dict[str, object]:
+    with Client(target) as client:
+        asked = [("sst2", [film]) for film in FILMS]
+        outputs = client.predict_many(asked, options=Options(has_logits=True)).outputs
+        refused = "none"
+        try:
+            client.predict("nobody", FILMS[0])
+        except UptError as error:
+            refused = type(error).__name__
+    return {
+        "label": [output.answer.label for output in outputs],
+        "score": [output.answer.score for output in outputs],
+        "logits": [output.logits for output in outputs],
+        "refused": refused,
+    }
+
+
 def main() -> None:
-    found = {"grpc": call_by_grpc(sys.argv[1]), "http": call_by_http(sys.argv[2])}
+    found = {
+        "grpc": call_by_grpc(sys.argv[1]),
+        "http": call_by_http(sys.argv[2]),
+        "ours": call_by_ours(sys.argv[1]),
+    }
     sys.stdout.write(json.dumps(found) + "\n")
 
 

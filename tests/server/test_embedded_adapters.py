@@ -84,19 +84,46 @@ def document(chars: int, place: float) -> str:
     return (before[:cut] + FACT + before)[:chars]
 
 
+@pytest.fixture
+def shipped(tmp_path: Path) -> tuple[Store, list[Reference]]:
+    """A store with all that upt ships."""
+    store, source = Store(tmp_path), embedded_catalogue()
+    references = [Reference(name=name) for name in source.listing().versions]
+    for reference in references:
+        store.copy_from(source, reference)
+    return store, references
+
+
 async def test_all_that_are_shipped_answer_their_own_examples(
-    tmp_path: Path, embedded: Backbone, fastest: Runner, caplog: pytest.LogCaptureFixture
+    shipped: tuple[Store, list[Reference]],
+    embedded: Backbone,
+    fastest: Runner,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    store, source = Store(tmp_path), embedded_catalogue()
-    shipped = [Reference(name=name) for name in source.listing().versions]
-    for reference in shipped:
-        store.copy_from(source, reference)
-    async with serving(make_settings(tmp_path), embedded, fastest) as served:
-        await served.engine.preload(shipped)
+    store, references = shipped
+    async with serving(make_settings(store.root), embedded, fastest) as served:
+        await served.engine.preload(references)
         loaded = {each.stored.name for each in served.engine.lifecycle.resident()}
-    assert loaded == {reference.name for reference in shipped}
+    assert loaded == {reference.name for reference in references}
     assert "not checked" not in caplog.text
+
+
+# int8 as torch rounds it: the kernel's own needs AVX-512
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "is_int8"), [(torch.bfloat16, False), (torch.float32, True)], ids=["bf16", "int8"]
+)
+async def test_all_that_are_shipped_answer_their_own_examples_in_fast_numbers(
+    shipped: tuple[Store, list[Reference]], embedded: Backbone, dtype: torch.dtype, *, is_int8: bool
+) -> None:
+    store, references = shipped
+    runner = TorchRunner(load_encoder(embedded, dtype=dtype, is_int8=is_int8))
+    settings = make_settings(store.root, precision="fast")
+    async with serving(settings, embedded, runner) as served:
+        await served.engine.preload(references)
+        loaded = {each.stored.name for each in served.engine.lifecycle.resident()}
+    assert loaded == {reference.name for reference in references}
 
 
 async def test_each_adapter_answers_one_text_as_it_does_alone(client: AsyncClient) -> None:

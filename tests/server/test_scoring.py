@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
+import pty
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -406,6 +409,47 @@ async def test_all_rows_of_a_file_are_answered_as_one_by_one(
             assert (len(line["scores"]), len(line["logits"])) == (1, 2)
     again = await asyncio.to_thread(upt_server, *arguments, "--columns", "text")
     assert (again.returncode, "is there already" in again.stderr) == (73, True)
+
+
+async def test_a_terminal_shows_how_many_rows_are_done_and_the_answers_are_the_same(
+    store: Store, backbone: Backbone, fake: FakeRunner, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 50)
+    plain, shown = tmp_path / "plain.jsonl", tmp_path / "shown.jsonl"
+    async with serving(make_settings(store.root), backbone, fake) as served:
+        arguments = ["score", str(rows), "--adapter", "sst2", "--server", served.target]
+        arguments += ["--columns", "text", "--out"]
+        result = await asyncio.to_thread(upt_server, *arguments, plain)
+        code, screen = await on_a_terminal(*arguments, str(shown))
+    assert (result.returncode, code) == (65, 65)
+    assert "50/50" not in result.stderr
+    assert screen.index(b" 0/50") < screen.index(b"50/50") < screen.index(b": 50 rows by sst2")
+    assert screen.count(b"\x1b[?25h") >= screen.count(b"\x1b[?25l") > 0  # the cursor is back
+    assert shown.read_bytes() == plain.read_bytes()
+
+
+async def on_a_terminal(*arguments: str) -> tuple[int, bytes]:
+    """Run ``upt-server`` with a terminal for its messages; return the code and what it showed."""
+    leader, follower = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "upt_server.cli", *arguments),
+        stderr=follower,
+        env=os.environ | {"COLUMNS": "120", "TERM": "xterm"},
+    )
+    os.close(follower)
+    try:
+        screen = await asyncio.to_thread(read_all, leader)
+        return await process.wait(), screen
+    finally:
+        os.close(leader)
+
+
+def read_all(descriptor: int) -> bytes:
+    found = b""
+    with suppress(OSError):  # what a terminal says whose other side is closed
+        while data := os.read(descriptor, 65536):
+            found += data
+    return found
 
 
 async def test_a_killed_run_is_gone_on_with_by_the_same_version(

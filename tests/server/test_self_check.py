@@ -2,21 +2,27 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import grpc
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from upt_protos.oip import open_inference_pb2 as oip
 from upt_protos.oip import open_inference_pb2_grpc
 from upt_server.app import build_engine, serve
+from upt_server.batcher import Batcher
 from upt_server.client import AsyncClient
 from upt_server.metrics import Metrics
-from upt_server.precision import CheckedLoads
+from upt_server.precision import CheckedLoads, Precision
 from upt_server.runner import TorchRunner
-from upt_server.self_check import distance
+from upt_server.scheduling import Budget
+from upt_server.self_check import SelfCheck, distance
 from upt_testing.adapters import (
     BOTTLENECK,
     CLASSIFICATION,
@@ -32,11 +38,12 @@ from upt_zoo.backbone import Backbone
 from upt_zoo.errors import WrongAnswer
 from upt_zoo.local import tags
 from upt_zoo.local.store import Store, StoredAdapter
-from upt_zoo.nn.adapter import prepare
+from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.encoder import load_encoder
 from upt_zoo.nn.example import record_example
+from upt_zoo.nn.packing import Row
 from upt_zoo.references import Reference
-from upt_zoo.spec import Head
+from upt_zoo.spec import AdapterSpec, Example, Head
 from upt_zoo.tokenization import Tokenizer
 
 FILM = "a gripping , funny film"
@@ -205,6 +212,85 @@ async def test_a_server_that_can_serve_nothing_does_not_start(
     )
     with pytest.raises(WrongAnswer, match="nothing can be served: wrong:1"):
         await serve(settings, lambda _: pytest.fail("it said that it was ready"))
+
+
+@dataclass(frozen=True)
+class GivenRunner:
+    """Gives every row the same logits."""
+
+    logits: tuple[float, ...]
+    name = "given"
+
+    def prepare(self, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> PreparedAdapter:
+        return prepare(spec, tensors, dtype=torch.float32)
+
+    def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        return [np.array(self.logits, np.float32) for _ in rows]
+
+
+@pytest.fixture
+def published(store: Store, backbone: Backbone) -> StoredAdapter:
+    """An adapter whose example has the largest logit 4: tolerances are shares of it."""
+    spec = tiny_spec(backbone=backbone.identity, name="film", lora=LORA, head=CLASSIFICATION)
+    example = Example(texts=(FILM,), logits=(1.0, -4.0))
+    spec = spec.model_copy(update={"example": example})
+    return store.publish(spec, random_tensors(spec, 1), "# Card", version="1.0.0")
+
+
+async def check(
+    store: Store,
+    backbone: Backbone,
+    published: StoredAdapter,
+    *,
+    precision: Precision,
+    logits: tuple[float, ...],
+) -> None:
+    """Check an adapter that a runner answers with these logits."""
+    spec, arrays = store.load(published)
+    runner = GivenRunner(logits)
+    prepared = runner.prepare(
+        spec, {name: torch.from_numpy(array) for name, array in arrays.items()}
+    )
+    budget = Budget(tokens=4096)
+    batcher = Batcher(runner, budget=budget, max_queue_tokens=4096, observe=lambda _: None)
+    try:
+        await SelfCheck(Tokenizer(backbone.tokenizer_file), batcher, precision).check(
+            published, prepared
+        )
+    finally:
+        await batcher.close()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("precision", "within", "beyond"), [("exact", 0.00399, 0.00401), ("fast", 0.799, 0.801)]
+)
+async def test_an_answer_may_differ_as_far_as_the_precision_promises_and_no_farther(
+    store: Store,
+    backbone: Backbone,
+    published: StoredAdapter,
+    *,
+    precision: Precision,
+    within: float,
+    beyond: float,
+    sign: int,
+) -> None:
+    for right in ((1.0, -4.0 + sign * within), (1.0 + sign * within, -4.0)):
+        await check(store, backbone, published, precision=precision, logits=right)
+    for wrong in ((1.0, -4.0 + sign * beyond), (1.0 + sign * beyond, -4.0)):
+        with pytest.raises(WrongAnswer, match="of its largest logit away"):
+            await check(store, backbone, published, precision=precision, logits=wrong)
+
+
+@pytest.mark.parametrize(
+    "logits", [(1.0, float("nan")), (1.0, float("inf")), (1.0,), (1.0, -4.0, 0.0)]
+)
+async def test_what_is_no_answer_at_all_passes_in_neither_precision(
+    store: Store, backbone: Backbone, published: StoredAdapter, logits: tuple[float, ...]
+) -> None:
+    for precision in ("exact", "fast"):
+        with pytest.raises(WrongAnswer):
+            await check(store, backbone, published, precision=precision, logits=logits)
 
 
 def test_the_distance_is_a_share_of_the_largest_logit_and_never_of_less_than_one() -> None:

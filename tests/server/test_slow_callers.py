@@ -13,10 +13,11 @@ import pytest
 
 from upt_protos.oip import open_inference_pb2 as oip
 from upt_protos.v1 import inference_pb2 as pb
-from upt_server import http_calls, http_connections, patience
+from upt_server import app, http_calls, http_connections, patience
 from upt_server.access import callers, grpc_guard
 from upt_server.access.tokens import Token, add_token
 from upt_server.client import AsyncClient
+from upt_server.settings import AdminAddress, Settings
 from upt_testing.serving import (
     TIMEOUT_S,
     FakeRunner,
@@ -25,7 +26,7 @@ from upt_testing.serving import (
     serving,
     until,
 )
-from upt_testing.unreading import Unreading
+from upt_testing.unreading import PREFACE, Unreading
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import Overloaded
 from upt_zoo.local.store import Store
@@ -36,7 +37,10 @@ MOST_CALLS = 40
 KEPT = 2  # grpc.aio keeps hold of the last calls that it dealt with until there are others
 PREDICT = "/upt.v1.Inference/Predict"
 STREAMS = (PREDICT, "/upt.v1.Inference/PredictStream", "/grpc.health.v1.Health/Check")
-INFER_STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+INFER, INFER_STREAM = (
+    f"/inference.GRPCInferenceService/{name}" for name in ("ModelInfer", "ModelStreamInfer")
+)
+LOAD = "/upt.v1.Admin/Load"
 PREDICT_ONE = pb.PredictRequest(inputs=[pb.Input(adapter="sst2", texts=["a film"])])
 INFER_ONE = oip.ModelInferRequest(model_name="sst2")
 text = INFER_ONE.inputs.add(name="sentence", datatype="BYTES", shape=[1])
@@ -49,7 +53,7 @@ HEAD = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
 def secrets(tmp_path: Path) -> dict[str, str]:
     made = {}
     for name in ("one", "other"):
-        token, made[name] = Token.create(name=name, scopes=("predict", "metadata"))
+        token, made[name] = Token.create(name=name, scopes=("predict", "metadata", "admin"))
         add_token(tmp_path / "tokens.json", token)
     return made
 
@@ -63,11 +67,16 @@ async def served(store: Store, backbone: Backbone, fake: FakeRunner) -> AsyncIte
 
 
 @pytest.fixture
+def guarded_settings(store: Store, tmp_path: Path, secrets: dict[str, str]) -> Settings:
+    admin = AdminAddress(host="127.0.0.1", port=0)
+    return make_settings(store.root, tokens=tmp_path / "tokens.json", admin=admin)
+
+
+@pytest.fixture
 async def guarded(
-    store: Store, backbone: Backbone, fake: FakeRunner, tmp_path: Path, secrets: dict[str, str]
+    guarded_settings: Settings, backbone: Backbone, fake: FakeRunner
 ) -> AsyncIterator[Served]:
-    settings = make_settings(store.root, tokens=tmp_path / "tokens.json")
-    async with serving(settings, backbone, fake) as served:
+    async with serving(guarded_settings, backbone, fake) as served:
         yield served
         fake.release()
 
@@ -83,17 +92,17 @@ def say_nothing(channel: grpc.aio.Channel, method: str, secret: str | None = Non
     return ask(silence(), metadata=metadata)
 
 
-async def is_answered(served: Served) -> bool:
-    async with AsyncClient(served.target) as client:
+async def is_answered(served: Served, secret: str | None = None) -> bool:
+    async with AsyncClient(served.target, token=secret) as client:
         try:
             return (await client.predict("sst2", "a film")).adapter.name == "sst2"
         except Overloaded:
             return False
 
 
-async def becomes_answered(served: Served) -> None:
+async def becomes_answered(served: Served, secret: str | None = None) -> None:
     async with asyncio.timeout(TIMEOUT_S):
-        while not await is_answered(served):  # noqa: ASYNC110 - what is waited for has no event
+        while not await is_answered(served, secret):  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.01)
 
 
@@ -116,6 +125,23 @@ async def test_silent_calls_end_and_their_places_are_free_again(
         codes = [await call.code() for call in calls]
         assert set(codes) == {grpc.StatusCode.DEADLINE_EXCEEDED}
         await becomes_answered(served)
+
+
+@pytest.mark.parametrize("method", [PREDICT, INFER, LOAD])
+async def test_messages_that_trickle_in_end_and_others_are_answered_meanwhile(
+    guarded: Served, secrets: dict[str, str], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(patience, "_FIRST_MESSAGE_S", 1.0)
+    monkeypatch.setattr(callers, "_MAX_CALLS", MOST_CALLS)
+    target = guarded.admin if method == LOAD else guarded.target
+    with Unreading(target, TIMEOUT_S) as caller:
+        calls = [caller.begin(method, secrets["one"]) for _ in range(MOST_CALLS)]
+        dripping = asyncio.ensure_future(asyncio.to_thread(caller.drip, calls))
+        while not dripping.done():
+            assert await is_answered(guarded, secrets["other"])
+        ends = await dripping
+        assert all(b"expected a message within 1 s" in ends[call] for call in calls)
+        await becomes_answered(guarded, secrets["one"])
 
 
 async def test_who_leaves_before_saying_anything_leaves_no_trace(
@@ -244,11 +270,13 @@ async def test_a_stream_may_be_silent_for_a_while(
 
 
 @contextmanager
-def connections(served: Served, count: int, start: bytes = b"") -> Iterator[list[socket.socket]]:
-    host, _, port = served.http.rpartition(":")
+def connections(
+    served: Served, count: int, start: bytes = b"", *, port: str = "http"
+) -> Iterator[list[socket.socket]]:
+    host, _, number = getattr(served, port).rpartition(":")
     with ExitStack() as stack:
         opened = [
-            stack.enter_context(socket.create_connection((host, int(port)), timeout=TIMEOUT_S))
+            stack.enter_context(socket.create_connection((host, int(number)), timeout=TIMEOUT_S))
             for _ in range(count)
         ]
         for each in opened:
@@ -273,6 +301,54 @@ def trickle(connection: socket.socket, data: bytes) -> bytes:
                 return received
             received += more
     raise AssertionError("the connection was kept")
+
+
+def receive_all(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+@pytest.fixture
+async def hasty(
+    guarded_settings: Settings,
+    backbone: Backbone,
+    fake: FakeRunner,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Served]:
+    """A server whose gRPC ports wait a second until HTTP/2 begins."""
+    options = dict(app._GRPC_OPTIONS)
+    assert options["grpc.server_handshake_timeout_ms"] == 20_000
+    options["grpc.server_handshake_timeout_ms"] = 1000
+    monkeypatch.setattr(app, "_GRPC_OPTIONS", tuple(options.items()))
+    async with serving(guarded_settings, backbone, fake) as served:
+        yield served
+
+
+LATE = b"Did not receive HTTP/2 settings before handshake timeout"
+SETTINGS_BYTES = 6 * 2730  # of one frame, and as many as a frame may have
+
+
+@pytest.mark.parametrize("port", ["target", "admin"])
+@pytest.mark.parametrize("start", [b"", PREFACE[:8], PREFACE, PREFACE + b"\0\0\6\4"])
+async def test_connections_on_which_no_http2_begins_are_closed(
+    hasty: Served, secrets: dict[str, str], port: str, start: bytes
+) -> None:
+    with (
+        Unreading(getattr(hasty, port), TIMEOUT_S) as speaking,
+        connections(hasty, 50, start, port=port) as opened,
+    ):
+        assert await is_answered(hasty, secrets["one"])
+        for each in opened:
+            assert LATE in await asyncio.to_thread(receive_all, each)
+        speaking.call("/upt.v1.Nothing/Ask", b"")  # it had begun in time
+        assert await asyncio.to_thread(speaking.wait_for_the_end, 1) == 0
+
+
+@pytest.mark.parametrize("port", ["target", "admin"])
+async def test_http2_that_trickles_in_is_not_waited_for(hasty: Served, port: str) -> None:
+    start = PREFACE + SETTINGS_BYTES.to_bytes(3) + b"\4\0\0\0\0\0"
+    with connections(hasty, 1, start, port=port) as (slow,):
+        # a setting that nobody knows
+        assert LATE in await asyncio.to_thread(trickle, slow, b"\xff\xff\0\0\0\0")
 
 
 @pytest.mark.parametrize("start", [b"", b"GET /readyz HTTP/1.1\r\nho"])

@@ -11,15 +11,24 @@ from urllib.request import urlopen
 import pytest
 import trustme
 
+from upt_protos.v1.admin_pb2 import STATE_OPEN
+from upt_server.access.tokens import Token, add_token
+from upt_server.admin_client import AdminClient
 from upt_server.app import Server, build_engine
 from upt_server.client import AsyncClient
 from upt_server.metrics import Metrics
 from upt_server.runner import TorchRunner
+from upt_server.settings import AdminAddress
 from upt_server.tls import ClientTls, ServerTls, check_exposure
 from upt_testing.serving import FakeRunner, Served, make_settings, serving
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import InvalidInput, Unavailable
 from upt_zoo.local.store import Store
+
+TIMEOUT_S = 20
+GRPC_PORTS = ("target", "admin")
+PORTS = (*GRPC_PORTS, "http")
+READY = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,13 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     )
 
 
+@pytest.fixture
+def secret(tmp_path: Path) -> str:
+    token, secret = Token.create(name="ops", scopes=("predict", "admin"))
+    add_token(tmp_path / "tokens.json", token)
+    return secret
+
+
 @pytest.fixture(params=["tls", "mtls"])
 async def served(
     request: pytest.FixtureRequest,
@@ -56,84 +72,129 @@ async def served(
     store: Store,
     backbone: Backbone,
     runner: TorchRunner,
+    secret: str,
+    tmp_path: Path,
 ) -> AsyncIterator[Served]:
     tls = certificates.server
     if request.param == "mtls":
         tls = ServerTls(certificate=tls.certificate, key=tls.key, client_ca=certificates.ca)
-    async with serving(make_settings(store.root, tls=tls), backbone, runner) as started:
+    settings = make_settings(
+        store.root,
+        tls=tls,
+        tokens=tmp_path / "tokens.json",
+        admin=AdminAddress(host="127.0.0.1", port=0),
+    )
+    async with serving(settings, backbone, runner) as started:
         yield started
 
 
-async def test_a_caller_with_a_certificate_is_answered_on_both_ports(
-    served: Served, certificates: Certificates
-) -> None:
-    async with AsyncClient(served.target, tls=certificates.client) as client:
-        assert (await client.predict("sst2", "a film")).adapter.name == "sst2"
+async def is_answered(served: Served, port: str, secret: str, tls: ClientTls | None = None) -> bool:
+    if port == "admin":
+        return await asyncio.to_thread(is_operator_answered, served.admin, secret, tls)
+    async with AsyncClient(served.target, timeout_s=TIMEOUT_S, token=secret, tls=tls) as client:
+        return (await client.predict("sst2", "a film")).adapter.name == "sst2"
+
+
+def is_operator_answered(target: str, secret: str, tls: ClientTls | None) -> bool:
+    with AdminClient(target, timeout_s=TIMEOUT_S, token=secret, tls=tls) as client:
+        return client.status().state == STATE_OPEN
+
+
+def context_of(certificates: Certificates) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(certificates.ca))
     assert certificates.client.certificate is not None
     context.load_cert_chain(certificates.client.certificate, certificates.client.key)
+    return context
+
+
+async def test_a_caller_with_a_certificate_is_answered_on_every_port(
+    served: Served, certificates: Certificates, secret: str
+) -> None:
+    for port in GRPC_PORTS:
+        assert await is_answered(served, port, secret, certificates.client)
+    context = context_of(certificates)
 
     def ask() -> int:
-        with urlopen(f"https://{served.http}/readyz", context=context, timeout=20) as response:
+        url = f"https://{served.http}/readyz"
+        with urlopen(url, context=context, timeout=TIMEOUT_S) as response:
             return int(response.status)
 
     assert await asyncio.to_thread(ask) == 200
 
 
-async def test_a_caller_in_the_clear_gets_no_answer(served: Served) -> None:
-    async with AsyncClient(served.target, timeout_s=5) as client:
-        with pytest.raises((Unavailable, TimeoutError)):
-            await client.predict("sst2", "a film")
+@pytest.mark.parametrize("port", GRPC_PORTS)
+async def test_a_caller_in_the_clear_gets_no_answer(served: Served, port: str, secret: str) -> None:
+    with pytest.raises((Unavailable, TimeoutError)):
+        await is_answered(served, port, secret)
 
 
+@pytest.mark.parametrize("port", GRPC_PORTS)
 async def test_a_caller_who_trusts_another_authority_does_not_ask(
-    served: Served, tmp_path: Path
+    served: Served, port: str, secret: str, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(other)
-    async with AsyncClient(served.target, timeout_s=5, tls=ClientTls(ca=other)) as client:
-        with pytest.raises((Unavailable, TimeoutError)):
-            await client.predict("sst2", "a film")
+    with pytest.raises((Unavailable, TimeoutError)):
+        await is_answered(served, port, secret, ClientTls(ca=other))
 
 
+@pytest.mark.parametrize("port", GRPC_PORTS)
 async def test_without_its_own_certificate_a_caller_reaches_tls_only(
-    served: Served, certificates: Certificates, request: pytest.FixtureRequest
+    served: Served,
+    certificates: Certificates,
+    port: str,
+    secret: str,
+    request: pytest.FixtureRequest,
 ) -> None:
-    async with AsyncClient(served.target, timeout_s=5, tls=ClientTls(ca=certificates.ca)) as client:
-        if "mtls" in request.node.name:
-            with pytest.raises((Unavailable, TimeoutError)):
-                await client.predict("sst2", "a film")
-        else:
-            assert (await client.predict("sst2", "a film")).adapter.name == "sst2"
+    tls = ClientTls(ca=certificates.ca)
+    if "mtls" in request.node.name:
+        with pytest.raises((Unavailable, TimeoutError)):
+            await is_answered(served, port, secret, tls)
+    else:
+        assert await is_answered(served, port, secret, tls)
 
 
-@pytest.mark.parametrize("port", ["target", "http"])
+def first_byte(target: str, context: ssl.SSLContext) -> bytes:
+    """Return how a port begins to speak to a caller whom it lets in."""
+    context.set_alpn_protocols(["h2"])  # else gRPC hangs up
+    host, _, number = target.rpartition(":")
+    with (
+        socket.create_connection((host, int(number)), timeout=TIMEOUT_S) as connection,
+        context.wrap_socket(connection, server_hostname=host) as encrypted,
+    ):
+        encrypted.sendall(READY)
+        return encrypted.recv(1)
+
+
+@pytest.mark.parametrize("port", PORTS)
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
 async def test_nobody_is_talked_down_to_an_older_tls(
     served: Served, certificates: Certificates, port: str, version: ssl.TLSVersion
 ) -> None:
-    context = ssl.create_default_context(cafile=str(certificates.ca))
+    context = context_of(certificates)
     context.set_ciphers("ALL:@SECLEVEL=0")  # else OpenSSL itself would not offer it
     with pytest.warns(DeprecationWarning, match="deprecated"):
         context.minimum_version = context.maximum_version = version
-    host, _, number = getattr(served, port).rpartition(":")
+    # what a server does, not what OpenSSL says of its own settings here
+    with pytest.raises((ssl.SSLError, ConnectionError), match=r"EOF|alert|reset|pipe"):
+        await asyncio.to_thread(first_byte, getattr(served, port), context)
 
-    def connect() -> None:
-        with (
-            socket.create_connection((host, int(number)), timeout=20) as connection,
-            context.wrap_socket(connection, server_hostname=host) as encrypted,
-        ):
-            encrypted.recv(1)
 
-    with pytest.raises((ssl.SSLError, ConnectionError)):
-        await asyncio.to_thread(connect)
+@pytest.mark.parametrize("port", PORTS)
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_the_tls_of_today_is_spoken_on_every_port(
+    served: Served, certificates: Certificates, port: str, version: ssl.TLSVersion
+) -> None:
+    context = context_of(certificates)
+    context.minimum_version = context.maximum_version = version
+    assert await asyncio.to_thread(first_byte, getattr(served, port), context)
 
 
 async def test_the_port_of_http_answers_nothing_in_the_clear(served: Served) -> None:
     def ask() -> bytes:
         host, _, port = served.http.rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
-            connection.sendall(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
+        with socket.create_connection((host, int(port)), timeout=TIMEOUT_S) as connection:
+            connection.sendall(READY)
             try:
                 return connection.recv(1000)
             except ConnectionError:
