@@ -25,6 +25,7 @@ from upt_zoo.nn.encoder import Encoder, load_encoder
 from upt_zoo.references import Reference
 from upt_zoo.tokenization import Tokenizer
 
+PATIENCE_S = 200.0  # a long document on a busy machine
 FILM = "a gripping, funny film that never lets go"
 PAIR = ("A man is playing a guitar.", "Someone plays an instrument.")
 SENTENCES = [
@@ -65,14 +66,14 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 async def served(catalogue: Store, embedded: Backbone, fastest: Runner) -> AsyncIterator[Served]:
-    settings = make_settings(catalogue.root, limits=Limits(max_gate_rows=3))
+    settings = make_settings(catalogue.root, limits=Limits(max_gate_rows=3, timeout_s=PATIENCE_S))
     async with serving(settings, embedded, fastest) as started:
         yield started
 
 
 @pytest.fixture
 async def client(served: Served) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(served.target) as client:
+    async with AsyncClient(served.target, timeout_s=PATIENCE_S) as client:
         yield client
 
 
