@@ -6,8 +6,9 @@ import json
 import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -71,6 +72,18 @@ METHODS = sorted(
 )
 ADMIN_METHODS = [method for method in METHODS if method.startswith("/upt.v1.Admin/")]
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+
+def infer_of(model: str, text: str) -> oip.ModelInferRequest:
+    tensor = oip.ModelInferRequest.InferInputTensor(
+        name="sentence",
+        datatype="BYTES",
+        shape=[1],
+        contents=oip.InferTensorContents(bytes_contents=[text.encode()]),
+    )
+    return oip.ModelInferRequest(model_name=model, inputs=[tensor])
+
+
 # one request for the adapter cola for each RPC that names adapters; the others name none
 FOR_COLA: dict[str, Message] = {
     "/upt.v1.Inference/Predict": inference_pb2.PredictRequest(
@@ -86,17 +99,7 @@ FOR_COLA: dict[str, Message] = {
     "/inference.GRPCInferenceService/ModelMetadata": oip.ModelMetadataRequest(name="cola"),
     "/inference.GRPCInferenceService/ModelConfig": oip.ModelConfigRequest(name="cola"),
     "/inference.GRPCInferenceService/ModelStatistics": oip.ModelStatisticsRequest(name="cola"),
-    "/inference.GRPCInferenceService/ModelInfer": oip.ModelInferRequest(
-        model_name="cola",
-        inputs=[
-            oip.ModelInferRequest.InferInputTensor(
-                name="sentence",
-                datatype="BYTES",
-                shape=[1],
-                contents=oip.InferTensorContents(bytes_contents=[b"a film"]),
-            )
-        ],
-    ),
+    "/inference.GRPCInferenceService/ModelInfer": infer_of("cola", "a film"),
     "/inference.GRPCInferenceService/RepositoryModelLoad": oip.RepositoryModelLoadRequest(
         model_name="cola"
     ),
@@ -246,10 +249,14 @@ async def test_a_token_has_so_many_streams_open_and_no_more(
 
 async def test_only_who_may_do_everything_drains(served: Served, secrets: dict[str, str]) -> None:
     method = "/upt.v1.Admin/Drain"
+    for secret in (None, WRONG, "", secrets["admin"] + "x"):
+        code = await code_of(served.admin, method, secret)
+        assert code is grpc.StatusCode.UNAUTHENTICATED
     for name in ("predict", "metadata", "sst2"):
         code = await code_of(served.admin, method, secrets[name])
         assert code is grpc.StatusCode.PERMISSION_DENIED
     assert not served.server.stop.is_set()
+    assert await is_healthy(served, secrets["all"])
     assert await code_of(served.admin, method, secrets["admin"]) is grpc.StatusCode.OK
     assert served.server.stop.is_set()
 
@@ -287,12 +294,6 @@ async def test_a_token_for_one_adapter_reaches_no_other_by_any_rpc(
 async def test_a_stream_refuses_each_request_for_another_adapter(
     served: Served, secrets: dict[str, str]
 ) -> None:
-    def request(name: str) -> oip.ModelInferRequest:
-        given = FOR_COLA["/inference.GRPCInferenceService/ModelInfer"].SerializeToString()
-        message = oip.ModelInferRequest.FromString(given)
-        message.model_name = name
-        return message
-
     async with grpc.aio.insecure_channel(served.target) as channel:
         ask = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
@@ -300,7 +301,7 @@ async def test_a_stream_refuses_each_request_for_another_adapter(
             response_deserializer=oip.ModelStreamInferResponse.FromString,
         )
         metadata = [("authorization", f"Bearer {secrets['sst2']}")]
-        requests = iter([request("sst2"), request("cola"), request("sst2")])
+        requests = iter([infer_of(name, "a film") for name in ("sst2", "cola", "sst2")])
         answers = [answer.error_message async for answer in ask(requests, metadata=metadata)]
     assert answers[0] == answers[2] == ""
     assert "may not ask the adapter cola" in answers[1]
@@ -625,20 +626,103 @@ async def is_healthy(served: Served, secret: str) -> bool:
         return (await client.predict("sst2", "a film")).adapter.name == "sst2"
 
 
-async def test_what_is_too_large_is_refused_and_the_server_goes_on(
-    served: Served, secrets: dict[str, str]
-) -> None:
-    predict = "/upt.v1.Inference/Predict"
-    large = inference_pb2.PredictRequest(
-        inputs=[inference_pb2.Input(adapter="sst2", texts=["x" * (5 * 1024**2)])]
+def five_mib(method: str) -> Message:
+    """Make a request for sst2 whose text, or name, has five MiB."""
+    large = "x" * (5 * 1024**2)
+    predict = inference_pb2.PredictRequest(
+        inputs=[inference_pb2.Input(adapter="sst2", texts=[large])]
     )
-    code = await code_of(served.target, predict, secrets["all"], large)
+    if method == "/upt.v1.Inference/Predict":
+        return predict
+    if method == "/upt.v1.Inference/PredictStream":
+        return inference_pb2.StreamRequest(id="large", request=predict)
+    if method == "/upt.v1.Admin/Load":
+        return admin_pb2.LoadRequest(adapter=large)
+    return infer_of("sst2", large)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/upt.v1.Inference/Predict",
+        "/upt.v1.Inference/PredictStream",
+        "/upt.v1.Admin/Load",
+        "/inference.GRPCInferenceService/ModelInfer",
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+    ],
+)
+async def test_a_message_that_is_too_large_is_refused_and_the_server_goes_on(
+    served: Served, secrets: dict[str, str], method: str
+) -> None:
+    target, large = port_of(served, method), five_mib(method)
+    code = await code_of(target, method, secrets["all"], large)
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     # without credentials it is not even read
-    assert await code_of(served.target, predict, None, large) in {
+    assert await code_of(target, method, None, large) in {
         grpc.StatusCode.UNAUTHENTICATED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
+    assert await is_healthy(served, secrets["all"])
+    if target == served.admin:
+        code = await code_of(target, method, secrets["all"], FOR_COLA[method])
+        assert code is grpc.StatusCode.OK
+
+
+async def test_a_message_that_is_too_large_ends_the_stream_that_it_comes_in(
+    served: Served, secrets: dict[str, str]
+) -> None:
+    method = "/upt.v1.Inference/PredictStream"
+    given = FOR_COLA["/upt.v1.Inference/Predict"].SerializeToString()
+    predict = inference_pb2.PredictRequest.FromString(given)
+    small = inference_pb2.StreamRequest(id="small", request=predict).SerializeToString()
+    metadata = [("authorization", f"Bearer {secrets['all']}")]
+    async with grpc.aio.insecure_channel(served.target) as channel:
+        ask: Raw = channel.stream_stream(method)
+        call = ask(metadata=metadata, timeout=TIMEOUT_S)
+        await call.write(small)
+        answer = inference_pb2.StreamResponse.FromString(cast("bytes", await call.read()))
+        assert answer.HasField("response")
+        await call.write(five_mib(method).SerializeToString())
+        assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert await is_healthy(served, secrets["all"])
+
+
+TENSOR = {"name": "sentence", "datatype": "BYTES", "shape": [1], "data": ["a film"]}
+BODIES = {
+    "/v1/predict": {"inputs": [{"adapter": "sst2", "texts": ["a film"]}]},
+    "/v2/models/sst2/infer": {"inputs": [TENSOR]},
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_body_that_is_too_large_is_refused_and_the_server_goes_on(
+    served: Served, secrets: dict[str, str], path: str
+) -> None:
+    body = json.dumps(BODIES[path]).encode()
+    large = body + b" " * (5 * 1024**2)  # which changes nothing of what is asked
+    assert await asyncio.to_thread(post, served, path, secrets["all"], body) == b"HTTP/1.1 200"
+    assert await asyncio.to_thread(post, served, path, secrets["all"], large) == b"HTTP/1.1 400"
+    assert await asyncio.to_thread(post, served, path, WRONG, large) == b"HTTP/1.1 401"
+    assert await is_healthy(served, secrets["all"])
+    assert await asyncio.to_thread(post, served, path, secrets["all"], body) == b"HTTP/1.1 200"
+
+
+def post(served: Served, path: str, secret: str, body: bytes) -> bytes:
+    """Send a body as far as the server takes it; return how the answer begins."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(address_of(served.http), timeout=TIMEOUT_S) as connection:
+        with suppress(ConnectionError):
+            connection.sendall(head.encode() + body)
+        return connection.recv(12)
+
+
+async def test_what_is_too_large_beside_the_message_is_refused_and_the_server_goes_on(
+    served: Served, secrets: dict[str, str]
+) -> None:
+    predict = "/upt.v1.Inference/Predict"
     code = await code_of(served.target, predict, "x" * 100_000, FOR_COLA[predict])
     assert code is not grpc.StatusCode.OK
     with socket.create_connection(address_of(served.http)) as connection:
