@@ -60,9 +60,12 @@ def main() -> int:
         names = [name for name, _ in INPUTS]
         call(console, ["upt-zoo", "pull", *names], environment)
         with running_server(console, ",".join(names), environment) as (grpc_port, http_port):
+            checked = batch_metrics(http_port)  # at start each adapter has answered its example
             with Client(f"127.0.0.1:{grpc_port}") as client:
                 prediction = client.predict_many(INPUTS)
-            forwards, adapters = batch_metrics(http_port)
+            forwards, adapters = (
+                now - before for now, before in zip(batch_metrics(http_port), checked, strict=True)
+            )
     show(console, prediction)
     console.print(
         f"The server's own metrics: {forwards:.0f} forward pass, {adapters:.0f} distinct adapters.",
