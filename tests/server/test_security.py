@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from upt_protos.oip import open_inference_pb2 as oip
 from upt_protos.v1 import admin_pb2, inference_pb2
-from upt_server import http_calls
+from upt_server import http_calls, patience
 from upt_server.access import callers
 from upt_server.access.callers import Access
 from upt_server.access.http_guard import HttpGuard
@@ -566,6 +566,42 @@ async def test_every_call_of_an_operator_leaves_one_line(
     ]
     assert all(str(each["time"]).endswith("+00:00") for each in lines)
     assert all("127.0.0.1" in str(each["peer"]) for each in lines)
+
+
+async def test_a_call_of_an_operator_without_a_whole_message_leaves_a_line_too(
+    served: Served,
+    secrets: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(patience, "_FIRST_MESSAGE_S", 0.3)
+    load = "/upt.v1.Admin/Load"
+    async with grpc.aio.insecure_channel(served.admin) as channel:
+        ask: Raw = channel.stream_stream(load)
+        silent = ask(metadata=[("authorization", f"Bearer {secrets['admin']}")])
+        assert await silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await code_of(served.admin, load, secrets["admin"], five_mib(load))
+    assert [(each["who"], each["what"], each["result"]) for each in audit_lines(caplog)] == [
+        ("admin", load, "DEADLINE_EXCEEDED"),
+        ("admin", load, "CANCELLED"),
+    ]
+
+
+async def test_a_stream_of_an_operator_leaves_one_line(
+    served: Served, secrets: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with grpc.aio.insecure_channel(served.admin) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        metadata = [("authorization", f"Bearer {secrets['admin']}")]
+        async for _ in stub.ServerReflectionInfo(iter([request]), metadata=metadata):
+            pass
+    lines = audit_lines(caplog)
+    assert [(each["who"], each["what"], each["result"]) for each in lines] == [
+        ("admin", REFLECTION, "OK")
+    ]
 
 
 async def test_a_call_of_an_operator_who_leaves_is_audited_too(

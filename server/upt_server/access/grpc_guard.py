@@ -1,6 +1,7 @@
 """The one place that every call of every gRPC service comes through."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias, cast
 
@@ -22,10 +23,15 @@ REQUEST_KEY, PRIORITY = "upt-request-key", "upt-priority"
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+# the types of gRPC know blocking servers only
+_Answer = Callable[[AsyncIterator[Any], _Context], Awaitable[Any]]
+_AnswerStream = Callable[[AsyncIterator[Any], _Context], AsyncIterator[Any]]
 _MAX_CALL_S = 90.0  # its message, the answer, and as long again to read it
 _NAMES = ("adapter", "adapters", "model_name")  # the fields of admin calls that hold references
 # why the call at hand is refused, and its method if that is audited
 _REFUSAL: ContextVar[tuple[UptError, str | None]] = ContextVar("refusal")
+# the adapters that the call at hand names, as its caller wrote them
+_NAMED: ContextVar[Sequence[str]] = ContextVar("named")
 
 
 class GrpcGuard(grpc.aio.ServerInterceptor):
@@ -87,8 +93,10 @@ class GrpcGuard(grpc.aio.ServerInterceptor):
         need, is_unary = self._need_of(method), handler.unary_unary
         handler = refusing_undecodable(handler)
         if need == "admin" and is_unary:
-            handler = _audited(handler, method, self._access)
+            handler = _naming_adapters(handler)
         handler = impatient(handler)
+        if need == "admin":
+            handler = _audited(handler, method, self._access)
         if need == "predict" and is_unary and self._shedding is not None:
             handler = _shed(handler, self._shedding, self._refused)
         return handler
@@ -118,7 +126,7 @@ _AT_ONCE, _HEARING_OUT = _refusing(hears_out=False), _refusing(hears_out=True)
 def _shed(
     handler: _Handler, shedding: Shedding, refused: Callable[[grpc.StatusCode], None]
 ) -> _Handler:
-    answer = cast("Callable[[AsyncIterator[Any], _Context], Awaitable[Any]]", handler.stream_unary)
+    answer = cast("_Answer", handler.stream_unary)
     code, message = statuses.code_of(TURNED_AWAY), statuses.message_of(TURNED_AWAY)
     # made once, since it has to cost little
     details = (statuses.DETAILS_KEY, statuses.details_of(TURNED_AWAY))
@@ -137,13 +145,13 @@ def _shed(
 
 
 def _audited(handler: _Handler, method: str, access: Access) -> _Handler:
-    # the types know blocking servers only
-    answer = cast("Callable[[Message, _Context], Awaitable[Message]]", handler.unary_unary)
+    """Leave a line for each call, also for one that ends before its message is there."""
 
-    async def call(request: Message, context: _Context) -> Message:
+    @asynccontextmanager
+    async def leaving_a_line(context: _Context) -> AsyncIterator[None]:
         result = grpc.StatusCode.CANCELLED.name
         try:
-            response = await answer(request, context)
+            yield
             result = grpc.StatusCode.OK.name
         except grpc.aio.AbortError:
             result = code_name(context.code())
@@ -153,10 +161,36 @@ def _audited(handler: _Handler, method: str, access: Access) -> _Handler:
                 who=access.name_at_hand() or "?",
                 peer=context.peer(),
                 what=method,
-                adapters=_adapters(request),
+                adapters=_NAMED.get(()),
                 result=result,
             )
-        return response
+
+    async def call(requests: AsyncIterator[Any], context: _Context) -> Any:
+        async with leaving_a_line(context):
+            return await cast("_Answer", handler.stream_unary)(requests, context)
+
+    async def stream(requests: AsyncIterator[Any], context: _Context) -> AsyncIterator[Any]:
+        async with leaving_a_line(context):
+            async for response in cast("_AnswerStream", handler.stream_stream)(requests, context):
+                yield response
+
+    make, behaviour = (
+        (grpc.stream_stream_rpc_method_handler, stream)
+        if handler.response_streaming
+        else (grpc.stream_unary_rpc_method_handler, call)
+    )
+    return cast("Callable[[Any, Any, Any], _Handler]", make)(
+        behaviour, handler.request_deserializer, handler.response_serializer
+    )
+
+
+def _naming_adapters(handler: _Handler) -> _Handler:
+    """Note which adapters the call names, for the line that ``_audited`` leaves."""
+    answer = cast("Callable[[Any, _Context], Awaitable[Any]]", handler.unary_unary)
+
+    async def call(request: Message | Undecodable, context: _Context) -> Any:
+        _NAMED.set(_adapters(request))
+        return await answer(request, context)
 
     return grpc.unary_unary_rpc_method_handler(
         call,
