@@ -7,7 +7,7 @@ PROGRAM = Path(__file__).parents[2] / "benchmarks" / "half_load.py"
 
 
 def test_the_dearer_a_batch_the_smaller_the_ratio_and_the_longer_all_wait() -> None:
-    command = [sys.executable, PROGRAM, "--calls", "4000", "--token-us", "100"]
+    command = [sys.executable, str(PROGRAM), "--calls", "4000", "--token-us", "100"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     lines = [[float(each) for each in line.split()] for line in done.stdout.splitlines()[2:]]
     assert len(lines) == 7
