@@ -73,6 +73,9 @@ def test_recipes_of_a_row_that_are_not_alike_are_named() -> None:
         record("mrpc", "lora", 1, batch_size=4, train_rows=100),
     ]
     assert unlike(others) == {"mrpc": ("epochs", "batch_size")}
+    fewer = RECORDS[0].model_copy(update={"train_rows": 2})
+    assert unlike([RECORDS[1], RECORDS[2], fewer]) == {"mrpc": ("max_minutes",)}  # another seed
+    assert unlike([RECORDS[0], fewer]) == {"mrpc": ("train_rows",)}
 
 
 def test_the_table_says_where_recipes_are_not_alike(tmp_path: Path) -> None:

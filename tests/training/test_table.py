@@ -133,6 +133,9 @@ def test_a_variant_has_a_column_and_a_record_of_its_own(tmp_path: Path) -> None:
     started = Recipe(task="acl_arc", method="lora", initial_adapter="embedded/mnli:1.0.0")
     pretrained = started.changed({"initial_adapter": "acl-arc-tapt"})
     assert (started.variant, pretrained.variant) == ("lora-from-mnli", "lora-from-tapt")
+    wider = Recipe(task="acl_arc", method="full", backbone="FacebookAI/roberta-base")
+    adapted = wider.changed({"backbone": "/models/acl-arc-tapt"})
+    assert (wider.variant, adapted.variant) == ("full", "full-on-tapt")
     runs = [
         RECORDS[3].model_copy(update={"recipe": recipe, "served_parameters": 0})
         for recipe in (biases, stack, ungated)

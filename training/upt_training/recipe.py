@@ -1,7 +1,7 @@
 """A recipe: everything that decides a training run but the machine it runs on."""
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated, Literal, Self
 
 import yaml
@@ -172,19 +172,27 @@ class Recipe(Learning):
     def variant(self) -> str:
         """The method, with what sets it apart from the paper's: the name of a table's column.
 
-        An adapter to start from is named without the task's own name, so that the adapters
-        pretrained for each task make one column.
+        An adapter to start from is named, and a backbone whose name begins with the task's, as one
+        does that was pretrained on its texts; both without the task's name, so that those of all
+        tasks make one column.
 
         Raises:
             InvalidReference: ``initial_adapter`` is none.
         """
         blocks = "" if self.blocks == _PAPERS_BLOCKS else f"-{self.blocks}blocks"
         gates = "" if self.has_gates else "-ungated"
-        if self.initial_adapter is None:
-            return f"{self.method}{blocks}{gates}"
-        start = Reference.parse(self.initial_adapter).name.replace("_", "-")
-        own = self.task_name.replace("_", "-")
-        return f"{self.method}{blocks}{gates}-from-{start.removeprefix(f'{own}-')}"
+        backbone, own = self._without_task(PurePath(self.backbone).name)
+        on = f"-on-{backbone}" if own else ""
+        start = ""
+        if self.initial_adapter is not None:
+            start = f"-from-{self._without_task(Reference.parse(self.initial_adapter).name)[0]}"
+        return f"{self.method}{blocks}{gates}{on}{start}"
+
+    def _without_task(self, name: str) -> tuple[str, bool]:
+        """Return what a name says beside the task's, and whether it begins with that."""
+        whole = name.replace("_", "-")
+        rest = whole.removeprefix(f"{self.task_name.replace('_', '-')}-")
+        return rest, rest != whole
 
     def changed(self, changes: Mapping[str, JsonValue]) -> Self:
         """Return the recipe with some keys changed.

@@ -21,7 +21,10 @@ from upt_zoo.spec import DataFile
 
 
 class Machine(BaseModel):
-    """Where a run ran, in how many processes; ``device`` is torch's name, and a GPU's own."""
+    """Where a run ran, in how many processes; ``device`` is torch's name, and a GPU's own.
+
+    ``upt`` is the version that ran; older records have none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,6 +34,7 @@ class Machine(BaseModel):
     python: str
     device: str = "cpu"
     processes: int = 1
+    upt: str | None = None
 
     @classmethod
     def of(cls, team: Team) -> Self:
@@ -44,6 +48,7 @@ class Machine(BaseModel):
             threads=torch.get_num_threads(),
             torch=version("torch"),
             python=platform.python_version(),
+            upt=version("upt-zoo"),
         )
 
 

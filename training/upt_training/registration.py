@@ -1,7 +1,8 @@
 """Which of many runs are registered in the zoo, and how: all at once."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from upt_training.records import Record
 from upt_zoo.local.draft import Draft
@@ -12,15 +13,20 @@ from upt_zoo.references import Reference
 def best_of(records: Iterable[Record]) -> list[Record]:
     """Choose one run of each task, of those that gave an adapter.
 
-    The best epoch on the held-out rows decides, never a dev or test file; of equals, the first run.
+    The best epoch on the held-out rows decides, never a dev or test file: the mean over a recipe's
+    seeds, since each seed holds out rows of its own and cannot be compared with another one. Of
+    the best recipe's runs, and of equal recipes, it is the first.
     """
-    by_task: dict[str, list[Record]] = {}
+    by_task: dict[str, dict[str, list[Record]]] = {}
     for record in records:
         if record.adapter is not None:
-            by_task.setdefault(record.recipe.task_name, []).append(record)
-    return [
-        max(runs, key=lambda run: max(run.holdout, default=-math.inf)) for runs in by_task.values()
-    ]
+            recipe = record.recipe.model_copy(update={"seed": 0}).model_dump_json()
+            by_task.setdefault(record.recipe.task_name, {}).setdefault(recipe, []).append(record)
+    return [max(recipes.values(), key=_held_out)[0] for recipes in by_task.values()]
+
+
+def _held_out(runs: Sequence[Record]) -> float:
+    return fmean(max(run.holdout, default=-math.inf) for run in runs)
 
 
 def register(records: Iterable[Record], source: Store, target: Store) -> list[StoredAdapter]:

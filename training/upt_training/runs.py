@@ -70,7 +70,7 @@ def unlike(records: Iterable[Record]) -> dict[str, tuple[str, ...]]:
     """Name the keys in which the recipes of a row differ beside seed and what is a method's own.
 
     A row whose recipes are alike is left out. Runs that the clock may have ended count as differing
-    in ``max_minutes``.
+    in ``max_minutes``, those of a seed that learnt other numbers of rows in ``train_rows``.
     """
     rows: dict[str, list[Record]] = {}
     for (task, train_rows, _), group in runs_of(records).items():
@@ -97,4 +97,9 @@ def _differing(records: Sequence[Record]) -> tuple[str, ...]:
         record.recipe.model_dump(exclude=_MAY_DIFFER) | {"max_minutes": record.max_minutes}
         for record in records
     ]
-    return tuple(key for key in facts[0] if any(each[key] != facts[0][key] for each in facts))
+    keys = [key for key in facts[0] if any(each[key] != facts[0][key] for each in facts)]
+    # how many rows are left beside those held out depends on the seed too
+    counts = {(record.recipe.seed, record.train_rows) for record in records}
+    if len(counts) > len({seed for seed, _ in counts}):
+        keys.append("train_rows")
+    return tuple(keys)
