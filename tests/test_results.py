@@ -24,7 +24,8 @@ ROW = re.compile(
 ROWS = {found["task"]: found for found in ROW.finditer((ROOT / "README.md").read_text())}
 
 
-RUNS = read_records(RECORDS)
+# an adapter that ships may be of a run that is not the table's
+RUNS = read_records(RECORDS) + read_records(RECORDS / "shipped")
 
 
 def test_the_readme_lists_the_whole_catalogue() -> None:

@@ -17,10 +17,18 @@ from upt_training.masking import read_head
 from upt_training.pretrainer import Pretrainer
 from upt_training.pretraining import Pretraining, read_pretraining
 from upt_zoo.backbone import Backbone, open_backbone
-from upt_zoo.errors import Conflict, DataNotFound, InvalidInput, InvalidSpec, WrongBackbone
+from upt_zoo.errors import (
+    Conflict,
+    DataNotFound,
+    InvalidInput,
+    InvalidSpec,
+    NotFound,
+    WrongBackbone,
+)
 from upt_zoo.local.store import Store
 from upt_zoo.nn.encoder import load_tensors
 from upt_zoo.references import Reference
+from upt_zoo.tasks import TASKS
 from upt_zoo.tokenization import Tokenizer
 
 RUNNER = CliRunner()
@@ -75,8 +83,10 @@ def run(folder: Path, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"texts": None}, "expected task or texts, and not both"),
-        ({"task": "sst2"}, "expected task or texts, and not both"),
+        ({"texts": None}, "expected one of task, tasks and texts, got none"),
+        ({"task": "sst2"}, "expected one of task, tasks and texts, got task, texts"),
+        ({"tasks": ["sst2"]}, "expected one of task, tasks and texts, got tasks, texts"),
+        ({"texts": None, "tasks": ["sst2", "sst2"]}, "expected each one once, got sst2, sst2"),
         ({"method": "bitfit"}, "method bitfit cannot be kept"),
         ({"method": "full", "precision": "int8"}, "learns in the layers"),
         ({"name": "Tiny texts"}, "name"),
@@ -116,6 +126,51 @@ def test_a_tasks_texts_are_read_with_both_fields(folder: Path, backbone: Backbon
     rows = rows_for_masking(corpus.examples, Tokenizer(backbone.tokenizer_file), 10)
     assert [len(feature.row.ids) for feature in rows] == [10] * 24  # a long pair loses its end
     assert {max(feature.row.type_ids) for feature in rows} == {1}
+
+
+def test_the_texts_of_several_tasks_are_pooled(folder: Path, backbone: Backbone) -> None:
+    recipe = Pretraining(name="t", tasks=("stsb", "sst2"), files=("train", "dev"))
+    corpus = read_corpus(recipe, folder / "data")
+    alone = [
+        read_corpus(Pretraining(name="t", task=task, files=recipe.files), folder / "data")
+        for task in recipe.tasks
+    ]
+    assert corpus.examples == alone[0].examples + alone[1].examples
+    assert corpus.files == alone[0].files + alone[1].files
+    assert [file.name for file in corpus.files] == [
+        "stsb/train",
+        "stsb/dev",
+        "sst2/train",
+        "sst2/dev",
+    ]
+    assert len({file.digest for file in corpus.files}) == 4
+    assert corpus.title == "STS-B (GLUE) + SST-2 (GLUE)"
+    assert corpus.licence == f"{alone[0].licence}; {alone[1].licence}"
+    rows = rows_for_masking(corpus.examples, Tokenizer(backbone.tokenizer_file), 24)
+    assert {max(feature.row.type_ids) for feature in rows} == {0, 1}  # single texts and pairs
+
+
+@pytest.mark.parametrize(
+    ("tasks", "allowed"),
+    [
+        (("hyperpartisan",), "yes"),
+        (("hyperpartisan", "imdb"), "unclear"),
+        (("imdb", "ag_news", "hyperpartisan"), "no"),
+    ],
+)
+def test_the_strictest_of_the_pooled_tasks_says_what_is_allowed(
+    tmp_path: Path, tasks: tuple[str, ...], allowed: str
+) -> None:
+    for task in tasks:
+        write_split(tmp_path, task, "train", [{"text": "a film", "label": 0}])
+    assert read_corpus(Pretraining(name="t", tasks=tasks), tmp_path).commercial_use == allowed
+
+
+def test_a_pooled_task_that_is_not_there_is_named(folder: Path) -> None:
+    with pytest.raises(DataNotFound, match=r"task cola: expected the file .*cola/train"):
+        read_corpus(Pretraining(name="t", tasks=("sst2", "cola")), folder / "data")
+    with pytest.raises(NotFound, match="no task 'sts2' in the catalogue; did you mean"):
+        read_corpus(Pretraining(name="t", tasks=("sst2", "sts2")), folder / "data")
 
 
 def test_a_long_text_becomes_several_rows_that_together_hold_it(
@@ -194,6 +249,22 @@ def test_an_adapter_is_pretrained_on_a_tasks_text_and_carries_over(
     (_, before), (_, now) = store.load(stored), store.load(after)
     for name in ("prompt", "prefix.keys", "bottleneck.up.weight", "lora.q.b"):
         assert abs(before[name].astype("f4") - now[name].astype("f4")).max() < 0.02, name
+
+
+def test_an_adapter_is_pretrained_on_the_pooled_texts_of_the_data_folder(
+    folder: Path, backbone: Backbone
+) -> None:
+    keys = {"texts": None, "tasks": ["sst2", "stsb"], "method": "lora", "epochs": 1}
+    run(folder, "pretrain", write(folder, backbone.directory, **keys, head_epochs=1))
+    store = Store(folder / "home")
+    stored = store.resolve(Reference.parse("tiny-texts"))
+    lineage = stored.spec.lineage
+    assert [(file.name, file.rows) for file in lineage.files] == [
+        ("sst2/train", 24),
+        ("stsb/train", 24),
+    ]
+    assert lineage.recipe["tasks"] == ["sst2", "stsb"]
+    assert "stsb/train" in store.card(stored)
 
 
 def test_a_whole_backbone_is_pretrained_on_texts_and_keeps_its_head(
@@ -296,7 +367,13 @@ def test_what_cannot_run_says_why_before_it_trains(
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
-def test_the_recipes_that_ship_pretrain_an_adapter_for_their_task(file: Path) -> None:
+def test_the_recipes_that_ship_pretrain_an_adapter_for_tasks_of_the_catalogue(file: Path) -> None:
     recipe = read_pretraining(file)
     assert not recipe.is_of_backbone
-    assert recipe.name == f"{recipe.task}-tapt".replace("_", "-") == file.stem
+    assert recipe.is_of_catalogue
+    assert recipe.name == file.stem
+    if recipe.task is None:
+        assert file.stem.endswith("-dapt")
+        assert TASKS.keys() > set(recipe.tasks)
+    else:
+        assert file.stem == f"{recipe.task}-tapt".replace("_", "-")

@@ -3,10 +3,12 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -15,7 +17,7 @@ from upt_testing.backbones import write_tiny_backbone
 from upt_testing.desks import TIMEOUT_S, Desk, Result, kill_in, make_desk
 from upt_testing.rows import write_split
 from upt_training.plan import Planned
-from upt_training.recipe import Recipe
+from upt_training.recipe import Learning, Method, Recipe, task_of
 from upt_training.records import Machine, Record, read_record, record_file
 from upt_training.registration import best_of
 from upt_training.sweep import Sweep, check_choice, read_sweep
@@ -25,6 +27,7 @@ from upt_zoo.local.files import locked
 from upt_zoo.local.store import Store
 from upt_zoo.manifest import Descriptor
 from upt_zoo.references import Reference
+from upt_zoo.tasks import TASKS
 
 SHIPPED = sorted((Path(__file__).parents[2] / "training" / "sweeps").glob("*.yaml"))
 RAY_TIMEOUT_S = 5 * TIMEOUT_S  # it starts a dozen processes, on a busy machine too
@@ -162,6 +165,21 @@ def test_the_sweeps_that_ship_can_be_run(file: Path) -> None:
     runs = read_sweep(file).plan(file.parent, data=None)
     check_choice([run.recipe for run in runs])
     assert f" {len(runs)} runs.\n" in file.read_text()  # as its first lines say
+
+
+def test_the_papers_own_table_has_every_task_that_there_is_and_squad_in_its_own_windows() -> None:
+    table, squad = (
+        read_sweep(SHIPPED[0].parent / f"{name}.yaml").plan(Path(), data=None)
+        for name in ("roberta-base", "roberta-base-squad")
+    )
+    assert {run.recipe.task for run in table} == TASKS.keys() - {"rct", "squad"}
+    assert {run.recipe.method for run in table} == {*get_args(Method)} - {"unipelt_ap"}
+    assert {run.recipe.task for run in squad} == {"squad"}
+    assert {run.recipe.max_tokens or task_of(run.recipe).max_tokens for run in squad} == {384}
+    per_task = {"method", "max_tokens", "holdout_rows", "head_rate"}
+    keys = Learning.model_fields.keys() - per_task
+    one, other = (run[0].recipe.model_dump(include=keys) for run in (table, squad))
+    assert one == other
 
 
 def test_the_papers_own_table_runs_on_a_roberta(tmp_path: Path) -> None:
@@ -307,6 +325,34 @@ def test_a_sweep_that_is_done_trains_and_registers_nothing_again(
     assert len(desk.store.list()) == 2
 
 
+def test_a_dry_run_says_which_runs_are_recorded_and_which_would_start(
+    shared: tuple[Desk, Result],
+) -> None:
+    desk, _ = shared
+    before = digests(desk), sorted((desk.root / "out").rglob("*"))
+    command = (*lay_out_sweep(desk, seeds=[1, 3], methods=["lora"]), "--no-ray", "--dry-run")
+    lines = [
+        "sst2-lora-seed1 is recorded",
+        "stsb-lora-seed1 is recorded",
+        "sst2-lora-seed3 will start",
+        "stsb-lora-seed3 will start",
+        "4 runs: 2 are recorded, 2 will start",
+    ]
+    result = desk.run(*command)
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == lines
+    said = json.loads(desk.run(*command, "--json").stdout)
+    assert said == {
+        "runs": [
+            {"run": line.split()[0], "is_recorded": line.endswith("is recorded")}
+            for line in lines[:-1]
+        ],
+        "recorded": 2,
+        "left": 2,
+    }
+    assert (digests(desk), sorted((desk.root / "out").rglob("*"))) == before
+
+
 def test_a_sweep_in_the_same_folder_with_other_recipes_is_refused(
     shared: tuple[Desk, Result],
 ) -> None:
@@ -337,6 +383,42 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(
     assert [each["epoch"] for each in events if each["event"] == "epoch"] == [2, *[1, 2] * 5]
     assert outcomes(records_of(desk)) == outcomes(records_of(shared[0]))
     assert digests(desk) == digests(shared[0])
+
+
+def test_a_dry_run_reads_no_texts_and_leaves_no_folder(desk: Desk) -> None:
+    for task in ("sst2", "stsb"):
+        (desk.root / "data" / task / "train.jsonl.gz").write_bytes(b"no rows")
+    result = desk.run(*lay_out_sweep(desk), "--no-ray", "--dry-run")
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout.endswith("\n8 runs: 0 are recorded, 8 will start\n")
+    assert not (desk.root / "out").exists()
+
+
+def test_train_files_that_are_missing_are_named_before_the_first_run(desk: Desk) -> None:
+    names = ["sst2.yaml", "stsb.yaml", "acts.yaml"]
+    command = (*lay_out_sweep(desk, recipes=names, methods=["lora"]), "--no-ray")
+    data = desk.root / "data"
+    own = {"name": "acts", "fields": ["text"], "files": {"train": "a.csv"}, "labels": ["a", "b"]}
+    desk.write_recipe("stsb", files=["train", "train_extra"])
+    (desk.root / "acts.yaml").write_text(yaml.safe_dump({"task": own, "holdout_rows": 8}))
+    missing = (
+        f"no run was started: task stsb: expected the file {data}/stsb/train_extra.jsonl.gz; "
+        f"task acts: expected the file {desk.root}/a.csv"
+    )
+    result = desk.run(*command)
+    assert (result.code, missing in result.stderr) == (66, True)
+    assert list((desk.root / "out").rglob("*.json")) == []
+    dry = desk.run(*command, "--dry-run")
+    assert dry.stdout.endswith("6 runs: 0 are recorded, 6 will start\n")
+    assert (dry.code, missing in dry.stderr) == (66, True)
+
+
+def test_a_sweep_that_is_done_needs_no_data(desk: Desk) -> None:
+    command = (*lay_out_sweep(desk, methods=["head"], seeds=[1]), "--no-ray")
+    first = desk.run(*command)
+    assert first.code == 0, first.stderr
+    shutil.rmtree(desk.root / "data" / "sst2")
+    assert desk.run(*command).stdout == first.stdout
 
 
 def test_a_run_that_fails_leaves_the_others_done_and_the_zoo_as_it_is(desk: Desk) -> None:
@@ -389,6 +471,7 @@ def test_what_a_sweep_has_registered_is_not_what_it_starts_from_the_next_time(de
     again = desk.run(*command, "--json")
     assert again.code == 0, again.stderr
     assert [event["done"] for event in again.events()] == [2]
+    assert json.loads(desk.run(*command, "--dry-run", "--json").stdout)["recorded"] == 2
     records = records_of(desk)
     assert records["stsb-unipelt_prompt-from-sst2-seed1"].recipe.initial_adapter == str(start)
     (desk.root / "out" / "starts.json").write_text("[")

@@ -1,4 +1,4 @@
-"""Texts without answers, for continued pretraining: of a task, of text files, of tables."""
+"""Texts without answers, for continued pretraining: of tasks, of text files, of tables."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,7 @@ from upt_zoo.tokenization import Tokenizer, TokenRow
 
 _MAX_TOKENS = 128
 _WHOLE = 2**31 - 1
+_STRICTEST_FIRST = ("no", "unclear", "yes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,20 +32,25 @@ class Corpus:
 
 
 def read_corpus(recipe: Pretraining, folder: Path | None) -> Corpus:
-    """Read the texts of a recipe; ``folder`` is that of the task's rows or of the text files.
+    """Read the texts of a recipe; ``folder`` is that of the tasks' rows or of the text files.
+
+    Texts of several tasks are pooled as they come: each licence is named once, and commercial use
+    is what the strictest one allows.
 
     Raises:
         DataNotFound: a file is missing.
         InvalidInput: a file does not have its format, or holds no texts.
+        NotFound: the catalogue has no such task.
     """
-    if recipe.task is None:
+    if recipe.texts:
         return _corpus_of_files(recipe, folder or Path())
-    task = find_any_task(recipe.task)
-    splits = [read_split(task, name, folder=folder) for name in recipe.files]
+    names = recipe.tasks if recipe.task is None else (recipe.task,)
+    tasks = [find_any_task(name) for name in names]
+    splits = [read_split(task, name, folder=folder) for task in tasks for name in recipe.files]
     return Corpus(
-        title=recipe.title or task.title,
-        licence=task.data_licence,
-        commercial_use=task.commercial_use,
+        title=recipe.title or " + ".join(task.title for task in tasks),
+        licence="; ".join(dict.fromkeys(task.data_licence for task in tasks)),
+        commercial_use=min((task.commercial_use for task in tasks), key=_STRICTEST_FIRST.index),
         files=tuple(split.file for split in splits),
         examples=tuple(example for split in splits for example in split.examples),
     )

@@ -13,7 +13,7 @@ from upt_training.row_files import rows_of
 from upt_zoo.close_names import did_you_mean
 from upt_zoo.errors import DataNotFound, InvalidInput, InvalidSpec
 from upt_zoo.spec import DataFile
-from upt_zoo.tasks import FileSource, Task
+from upt_zoo.tasks import FileSource, HubSource, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,17 +47,34 @@ def read_split(task: Task, split: str, *, folder: Path | None) -> Split:
         InvalidInput: the file does not have its format or has no rows, or a row lacks a field or a
             valid gold answer; file, row (from 1) and column are named.
     """
+    source = find_split(task, split, folder=folder)
+    if isinstance(source, HubSource):
+        return _read_hub(task, split, source)
+    data = source.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    return _split(task, split, rows_of(source, data), digest=digest, source=str(source))
+
+
+def find_split(task: Task, split: str, *, folder: Path | None) -> Path | HubSource:
+    """Say where ``read_split`` reads a split, without opening it; the hub is not asked.
+
+    Raises:
+        DataNotFound: no such file, or no folder and no copy on the hub.
+    """
     if task.files is not None:
         file = (folder or Path()) / _path(task, task.files, split)
     elif folder is not None:
         file = folder / task.name / f"{split}.jsonl.gz"
+    elif task.hub is not None:
+        return task.hub
     else:
-        return _read_hub(task, split)
+        raise DataNotFound(
+            f"task {task.name} has no copy on the hub: set UPT_DATA_DIR to a folder that holds "
+            f"{task.name}/{split}.jsonl.gz"
+        )
     if not file.is_file():
         raise DataNotFound(f"task {task.name}: expected the file {file}")
-    data = file.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    return _split(task, split, rows_of(file, data), digest=digest, source=str(file))
+    return file
 
 
 def splits_in(task: Task, *, folder: Path | None) -> tuple[str, ...]:
@@ -86,23 +103,18 @@ def _path(task: Task, files: FileSource, split: str) -> str:
     return files.paths[split]
 
 
-def _read_hub(task: Task, split: str) -> Split:
-    if task.hub is None:
-        raise DataNotFound(
-            f"task {task.name} has no copy on the hub: set UPT_DATA_DIR to a folder that holds "
-            f"{task.name}/{split}.jsonl.gz"
-        )
+def _read_hub(task: Task, split: str, hub: HubSource) -> Split:
     import datasets
 
-    name = task.hub.dev_split if split == "dev" else split
+    name = hub.dev_split if split == "dev" else split
     try:
-        rows = datasets.load_dataset(task.hub.path, task.hub.name, split=name)
+        rows = datasets.load_dataset(hub.path, hub.name, split=name)
     except Exception as error:  # the library's errors have no common root
         raise DataNotFound(
-            f"task {task.name}: {task.hub.path} could not be read from the hub "
+            f"task {task.name}: {hub.path} could not be read from the hub "
             f"({type(error).__name__}); set UPT_DATA_DIR to read local files"
         ) from error
-    return _split(task, split, rows, digest=_rows_digest(rows), source=f"{task.hub.path}/{split}")
+    return _split(task, split, rows, digest=_rows_digest(rows), source=f"{hub.path}/{split}")
 
 
 def _rows_digest(rows: Iterable[Mapping[str, object]]) -> str:

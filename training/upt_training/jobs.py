@@ -10,13 +10,14 @@ from pathlib import Path
 
 from upt_training.card import write_card
 from upt_training.checkpoints import checkpoint_file, claimed
+from upt_training.data import find_split
 from upt_training.experiment import Experiment, Trained, ran_in
 from upt_training.options import set_threads
 from upt_training.progress import SilentReporter, reporting, say_time_is_up
-from upt_training.recipe import COMPARISONS, Recipe
+from upt_training.recipe import COMPARISONS, Recipe, task_of
 from upt_training.records import Record, find_record, record_file, write_record
 from upt_training.team import ALONE, Team
-from upt_zoo.errors import UptError
+from upt_zoo.errors import DataNotFound, UptError
 from upt_zoo.local.store import Store
 from upt_zoo.tensors import Array
 
@@ -62,6 +63,25 @@ class Job:
 
 Result = Record | UptError | OSError
 IS_DONE = True  # what the first process of a team tells those who would assist it
+
+
+def check_data(jobs: Iterable[Job]) -> None:
+    """Refuse jobs whose train files are not there, before the first one; the hub is not asked.
+
+    Raises:
+        DataNotFound: names the missing files of all tasks.
+    """
+    missing = dict.fromkeys(reason for job in jobs for reason in _missing(job))
+    if missing:
+        raise DataNotFound(f"no run was started: {'; '.join(missing)}")
+
+
+def _missing(job: Job) -> Iterator[str]:
+    for split in job.recipe.files:
+        try:
+            find_split(task_of(job.recipe), split, folder=job.data)
+        except DataNotFound as error:
+            yield str(error)
 
 
 def in_sequence(jobs: Iterable[Job], *, as_json: bool) -> Iterator[tuple[Job, Result]]:

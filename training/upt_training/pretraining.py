@@ -14,10 +14,13 @@ _Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Pretraining(Learning):
-    """Masked-language modelling on the texts of a task (TAPT) or of any files (DAPT).
+    """Masked-language modelling on the texts of tasks (TAPT) or of any files (DAPT).
 
-    Either ``task``, whose train ``files`` are read without their answers, or ``texts``: text files
-    of one text a line, or tables with the texts in ``column``, relative to the recipe.
+    One of ``task``, whose train ``files`` are read without their answers; ``tasks`` of the
+    catalogue, whose train files are pooled, as a stand-in for the corpus of their domain; or
+    ``texts``: text files of one text a line, or tables with the texts in ``column``, relative to
+    the recipe.
+
     ``masked_share`` of the tokens are predicted, whole words of them with ``whole_words``. A
     backbone without a masked-language head gets one, tied to its embeddings, that learns alone for
     ``head_epochs`` first. ``name`` is that of the adapter; method ``full`` learns the backbone
@@ -29,6 +32,7 @@ class Pretraining(Learning):
 
     name: Name
     task: AnyTask | None = None
+    tasks: tuple[str, ...] = ()
     files: Annotated[tuple[str, ...], Field(min_length=1)] = ("train",)
     texts: tuple[str, ...] = ()
     column: str = "text"
@@ -42,8 +46,18 @@ class Pretraining(Learning):
 
     @model_validator(mode="after")
     def _texts_have_one_source(self) -> Self:
-        if (self.task is None) == (not self.texts):
-            raise ValueError("expected task or texts, and not both")
+        sources = {"task": self.task, "tasks": self.tasks, "texts": self.texts}
+        given = [key for key, value in sources.items() if value]
+        if len(given) != 1:
+            raise ValueError(
+                f"expected one of task, tasks and texts, got {', '.join(given) or 'none'}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _each_task_is_read_once(self) -> Self:
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks: expected each one once, got {', '.join(self.tasks)}")
         return self
 
     @model_validator(mode="after")
@@ -51,6 +65,11 @@ class Pretraining(Learning):
         if self.method in COMPARISONS and self.method != "full":
             raise ValueError(f"method {self.method} cannot be kept; take full or an adapter")
         return self
+
+    @property
+    def is_of_catalogue(self) -> bool:
+        """Whether the texts are those of tasks of the catalogue, in the folder of their rows."""
+        return bool(self.tasks) or isinstance(self.task, str)
 
     @property
     def is_of_backbone(self) -> bool:

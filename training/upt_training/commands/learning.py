@@ -266,7 +266,7 @@ def pretrain(
         raise Conflict(f"--out: {out} exists; name a folder that does not")
     pinned, initial = pin_start(context, wanted, home)
     set_threads(threads)
-    folder = data if isinstance(wanted.task, str) else recipe.parent
+    folder = data if wanted.is_of_catalogue else recipe.parent
     pretrainer = Pretrainer(pinned, folder=folder, initial=initial, team=team)
     checkpoint = checkpoint_file(user_checkpoints(), wanted.name, pretrainer.recipe)
     with claimed(checkpoint):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from upt_training.options import DataFolder, Device, NoPublish, Threads
 from upt_zoo.errors import Corrupt, InvalidInput
 from upt_zoo.options import AsJson, Home
 
+_STARTS = "starts.json"
 _LOCK_S = 1.0  # a sweep takes hours: who finds another one at work does not wait for it
 
 if TYPE_CHECKING:
@@ -50,6 +52,12 @@ def sweep(
         ),
     ] = None,
     no_publish: NoPublish = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say which runs are recorded and which would start, and do none."
+        ),
+    ] = False,
     data: DataFolder = None,
     home: Home = None,
     device: Device = "cpu",
@@ -81,12 +89,16 @@ def sweep(
     if not no_publish:
         check_choice([run.recipe for run in planned])
     out = out.absolute()
+    make_job = partial(_job, out=out, max_minutes=wanted.max_minutes, threads=threads, team=team)
+    if dry_run:
+        pins = _read_pins(out / _STARTS)
+        jobs = [make_job(run, (_pinned(run.recipe, pins), None)) for run in planned]
+        _outline(jobs, as_json=as_json)
+        return
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock", timeout_s=_LOCK_S):
-        jobs = [
-            _job(run, start, out, max_minutes=wanted.max_minutes, threads=threads, team=team)
-            for run, start in _starts(context, planned, out / "starts.json", home)
-        ]
+        starts = _starts(context, planned, out / _STARTS, home)
+        jobs = [make_job(run, start) for run, start in starts]
         records, failures = _do(jobs, as_json=as_json, ray=is_ray)
         published: list[str] = []
         if not (failures or no_publish):
@@ -116,7 +128,7 @@ def _starts(
         recipe, wanted = run.recipe, run.recipe.initial_adapter
         key = (wanted, recipe.backbone)
         if key not in known:
-            known[key] = pin_start(context, _from(recipe, pins.get(wanted, wanted)), home)
+            known[key] = pin_start(context, _pinned(recipe, pins), home)
         pinned, tensors = known[key]
         if wanted is not None:
             pins[wanted] = pinned.initial_adapter
@@ -124,6 +136,10 @@ def _starts(
     if pins:
         replace_file(file, json.dumps(pins, indent=2).encode())
     return found
+
+
+def _pinned(recipe: "Recipe", pins: "Mapping[str | None, str | None]") -> "Recipe":
+    return _from(recipe, pins.get(recipe.initial_adapter, recipe.initial_adapter))
 
 
 def _from(recipe: "Recipe", start: str | None) -> "Recipe":
@@ -145,8 +161,8 @@ def _read_pins(file: Path) -> dict[str | None, str | None]:
 def _job(
     run: "Planned",
     start: "_Start",
-    out: Path,
     *,
+    out: Path,
     max_minutes: float | None,
     threads: int | None,
     team: "Team",
@@ -172,14 +188,12 @@ def _do(
     jobs: "Sequence[Job]", *, as_json: bool, ray: bool
 ) -> "tuple[list[Record], list[Exception]]":
     """Do what has no record; return all records in the order of the jobs, and what failed."""
+    from upt_training.jobs import check_data
     from upt_training.records import Record
 
-    found: dict[str, Result] = {}
-    for job in jobs:
-        record = job.record()
-        if record is not None:
-            found[job.name] = record
+    found: dict[str, Result] = {**_recorded(jobs)}
     left = [job for job in jobs if job.name not in found]
+    check_data(left)
     _say(f"{len(found)} of {len(jobs)} runs have a record", as_json=as_json, done=len(found))
     for job, result in _results(left, as_json=as_json, ray=ray):
         found[job.name] = result
@@ -189,6 +203,29 @@ def _do(
     results = [found[job.name] for job in jobs]
     records = [result for result in results if isinstance(result, Record)]
     return records, [result for result in results if not isinstance(result, Record)]
+
+
+def _recorded(jobs: "Sequence[Job]") -> "dict[str, Record]":
+    """Return the records of the jobs that are over, by their names."""
+    records = {job.name: job.record() for job in jobs}
+    return {name: record for name, record in records.items() if record is not None}
+
+
+def _outline(jobs: "Sequence[Job]", *, as_json: bool) -> None:
+    """Say which runs are recorded and which would start."""
+    from upt_training.jobs import check_data
+
+    recorded = _recorded(jobs)
+    left = [job for job in jobs if job.name not in recorded]
+    if as_json:
+        runs = [{"run": job.name, "is_recorded": job.name in recorded} for job in jobs]
+        counts = {"recorded": len(recorded), "left": len(left)}
+        typer.echo(json.dumps({"runs": runs} | counts))
+    else:
+        for job in jobs:
+            typer.echo(f"{job.name} {'is recorded' if job.name in recorded else 'will start'}")
+        typer.echo(f"{len(jobs)} runs: {len(recorded)} are recorded, {len(left)} will start")
+    check_data(left)
 
 
 def _results(jobs: "Sequence[Job]", *, as_json: bool, ray: bool) -> "Iterator[tuple[Job, Result]]":
