@@ -9,11 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from upt_training.cli import app
+from upt_training.differences import AVERAGE, read_published
 from upt_training.records import read_record, record_file
-from upt_training.table import read_records
+from upt_training.table import place_of, read_records, row_name
 from upt_zoo.catalogue import embedded_catalogue
 from upt_zoo.errors import UptError
 from upt_zoo.references import Reference
+from upt_zoo.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "training" / "records"
@@ -96,6 +98,28 @@ def test_the_page_of_results_is_what_its_commands_print(
     assert page == runpy.run_path("training/render_page.py")["render"](page, run)
     for file in drawn:
         assert file.read_text() == (tmp_path / file.name).read_text()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "training" / "published").iterdir()))
+def test_published_points_are_of_rows_and_methods_that_there_can_be(file: Path) -> None:
+    rows = {row_name(AVERAGE, count) for count in (None, 100, 500, 1000)} | TASKS.keys()
+    published = read_published(file)
+    assert {each.row for each in published} <= rows
+    assert all(place_of(each.method) for each in published)  # it knows the methods alone
+
+
+def test_published_points_are_differences_of_the_figures_on_the_page() -> None:
+    page = (ROOT / "docs" / "results.md").read_text()
+    start = page.index("## What the paper reports")
+    tables = page[start : page.index("\n## ", start + 1)]
+    pairs = re.findall(r"^\| [^|]+ \| ([\d.]+) \| ([\d.]+) \|$", tables, re.MULTILINE)
+    gains = [round(float(second) - float(first), 2) for first, second in pairs]
+    folder = ROOT / "training" / "published"
+    domain, few = (
+        [each.points for each in read_published(folder / name)]
+        for name in ("domain.csv", "few-rows.csv")
+    )
+    assert gains == [*domain, *few, 0.83]  # the last is in glue.csv
 
 
 def test_every_record_stands_where_a_repeated_run_looks_for_it() -> None:

@@ -58,7 +58,7 @@ def test_a_difference_is_the_mean_over_seeds_with_an_interval() -> None:
     assert first.points == pytest.approx(np.mean(own) - RECORDS[2].metrics["dev/accuracy"])
     assert 0 < first.interval.low < first.points < first.interval.high
     assert first.as_json().keys() == {
-        *("row", "metric", "method", "against", "points", "low", "high")
+        *("task", "train_rows", "metric", "method", "against", "points", "low", "high")
     }
 
 
@@ -98,6 +98,22 @@ def test_few_rows_and_ablations_are_compared_with_their_like() -> None:
     names = {(each.row, each.method) for each in found}
     assert {("rte (100 rows)", "unipelt"), ("rte", "unipelt-ungated")} <= names
     assert ("rte", "unipelt") not in names
+
+
+def test_an_average_is_apart_for_each_number_of_rows_learnt_from() -> None:
+    few = [
+        record(task, method, 1, right, train_rows=rows)
+        for task, rows in (("sst2", 500), ("rte", 500), ("qnli", 1000))
+        for method, right in (("full", 0.6), ("unipelt_prompt", 0.9))
+    ]
+    plain, more = (differences_of(each, "full", resamples=5) for each in (RECORDS, RECORDS + few))
+    by_row = {each.row: each.points for each in more if each.method == "unipelt_prompt"}
+    of_500 = [by_row[f"{task} (500 rows)"] for task in ("sst2", "rte")]
+    assert by_row["average (500 rows)"] == pytest.approx(np.mean(of_500), abs=1e-3)
+    assert [by_row["average"]] == [each.points for each in plain if each.task == "average"]
+    assert "average (1,000 rows)" not in by_row
+    names = [line.split(" | ")[0] for line in as_markdown(more).splitlines()]
+    assert set(names[-2:]) == {"| average", "| average (500 rows)"}
 
 
 def test_other_data_or_none_cannot_be_compared() -> None:

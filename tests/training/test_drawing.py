@@ -28,6 +28,8 @@ CELLS = [
         split="dev",
         values=values,
         served_parameters=parameters,
+        trained_parameters=parameters + 2,
+        head_parameters=2,
     )
     for task in ("sst2", "rte")
     for method, values, parameters in (
@@ -72,6 +74,8 @@ def test_panels_without_a_task_are_empty() -> None:
             split="dev",
             values=(1.0,),
             served_parameters=1,
+            trained_parameters=3,
+            head_parameters=2,
             train_rows=rows,
         )
         for rows in range(100, 600, 100)
@@ -80,9 +84,10 @@ def test_panels_without_a_task_are_empty() -> None:
     assert [panel.axison for panel in panels] == [True] * 5 + [False] * 3
 
 
-def difference(row: str, method: str, points: float) -> Difference:
+def difference(task: str, method: str, points: float) -> Difference:
     return Difference(
-        row=row,
+        task=task,
+        train_rows=100,
         metric="accuracy",
         method=method,
         against="full",
@@ -95,17 +100,21 @@ def test_differences_stand_by_row_with_their_intervals_and_published_ones_beside
     ours = [difference("rte", "unipelt", 1.0), difference("rte", "lora", -1.0)]
     ours.append(difference("average", "unipelt", 3.0))
     theirs = [
-        Published(row="average", method="unipelt", points=0.8, source="a paper"),
+        Published(row="average (100 rows)", method="unipelt", points=0.8, source="a paper"),
+        Published(row="average (100 rows)", method="full-on-tapt", points=9.0, source="a paper"),
+        Published(row="average (500 rows)", method="unipelt", points=9.0, source="a paper"),
         Published(row="average", method="prefix", points=9.0, source="a paper"),
-        Published(row="sst2", method="unipelt", points=9.0, source="a paper"),
     ]
     figure = draw_differences(ours, theirs)
     (axis,) = figure.axes
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["rte", "average"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        *("rte (100 rows)", "average (100 rows)")
+    ]
+    assert axis.get_ylim() == (1.5, -0.5)  # the first row on top, room for all of the last
     assert axis.get_xlabel() == "points above full, 95 %"
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == {
-        *("unipelt", "lora", "unipelt, a paper")
+        *("unipelt", "lora", "unipelt, a paper", "full-on-tapt, a paper")
     }
     unipelt, lora = (container.lines for container in axis.containers)  # type: ignore[attr-defined]  # of error bars
     assert list(unipelt[0].get_xdata()) == [1.0, 3.0]
@@ -115,6 +124,9 @@ def test_differences_stand_by_row_with_their_intervals_and_published_ones_beside
     (published,) = (line for line in axis.lines if line.get_label() == "unipelt, a paper")
     assert np.array_equal(published.get_xdata(), [0.8])
     assert np.array_equal(published.get_ydata(), [unipelt[0].get_ydata()[1]])
+    (not_run,) = (line for line in axis.lines if line.get_label() == "full-on-tapt, a paper")
+    assert np.array_equal(not_run.get_xdata(), [9.0])
+    assert not_run.get_color() not in {line[0].get_color() for line in (unipelt, lora)}
 
 
 def test_a_confusion_shows_its_counts() -> None:

@@ -12,6 +12,7 @@ from upt_training.records import Machine, Record, record_file, write_record
 from upt_training.table import as_markdown, cells_of, read_records
 from upt_zoo.errors import Corrupt, InvalidInput, NotFound
 
+HEADS = {"cola": 30}
 MACHINE = Machine(processor="p", threads=1, torch="2", python="3")
 
 
@@ -26,9 +27,9 @@ def record(task: str, method: str, seed: int, **metrics: float) -> Record:
         steps=1,
         seconds=1.0,
         max_minutes=None,
-        trained_parameters=1_000_000 if method == "full" else 300,
+        trained_parameters=1_000_000 if method == "full" else 300 + HEADS.get(task, 10),
         served_parameters=0 if method == "full" else 200,
-        head_parameters=10,
+        head_parameters=HEADS.get(task, 10),
         adapter=None,
         machine=MACHINE,
     )
@@ -48,7 +49,9 @@ def test_the_table_has_tasks_by_methods_with_their_spread() -> None:
         "| --- | --- | --- | --- |",
         "| cola | matthews_correlation | 35.6 | not run |",
         "| mrpc | f1 | 87.0 ± 1.4 | 88.0 |",
-        "| parameters |  | 200 | 999,990 |",
+        "| parameters served |  | 200 | 999,990 |",
+        "| parameters trained |  | 300 | 999,990 |",
+        "| trained, with head |  | 310 to 330 | 1,000,000 |",
     ]
 
 
@@ -91,8 +94,11 @@ def test_the_command_prints_csv_and_draws(tmp_path: Path) -> None:
     plot = tmp_path / "plots" / "scores.svg"
     result = CliRunner().invoke(app, ["table", str(tmp_path), "--csv", "--plot", str(plot)])
     header, cola, *_ = result.output.splitlines()
-    assert header == ("task,method,metric,split,values,served_parameters,train_rows,mean,deviation")
-    assert cola == "cola,unipelt_prompt,matthews_correlation,dev,35.6,200,,35.6,"
+    assert header == (
+        "task,method,metric,split,values,served_parameters,trained_parameters,head_parameters,"
+        "train_rows,mean,deviation"
+    )
+    assert cola == "cola,unipelt_prompt,matthews_correlation,dev,35.6,200,330,30,,35.6,"
     assert plot.read_text().startswith("<?xml")
     both = CliRunner().invoke(app, ["table", str(tmp_path), "--csv", "--json"])
     assert isinstance(both.exception, InvalidInput)
@@ -114,8 +120,8 @@ def test_the_command_prints_differences(tmp_path: Path) -> None:
     (values,) = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
     assert (values["points"], values["low"]) == (50.0, 0.0)
     assert CliRunner().invoke(app, [*command, "--csv"]).output.splitlines() == [
-        "row,metric,method,against,points,low,high",
-        "sst2,accuracy,lora,full,50.0,0.0,100.0",
+        "task,train_rows,metric,method,against,points,low,high",
+        "sst2,,accuracy,lora,full,50.0,0.0,100.0",
     ]
     theirs, plot = tmp_path / "theirs.csv", tmp_path / "points.svg"
     theirs.write_text("row,method,points,source\nsst2,lora,12,a paper\n")
@@ -140,9 +146,9 @@ def test_a_variant_has_a_column_and_a_record_of_its_own(tmp_path: Path) -> None:
         RECORDS[3].model_copy(update={"recipe": recipe, "served_parameters": 0})
         for recipe in (biases, stack, ungated)
     ]
-    head, *_, parameters = as_markdown(cells_of(runs)).splitlines()
+    head, *_, parameters, _, _ = as_markdown(cells_of(runs)).splitlines()
     assert head == "| task | metric | unipelt-ungated | stacked_unipelt-2blocks | bitfit |"
-    assert parameters == "| parameters |  | 0 | 0 | 290 |"
+    assert parameters == "| parameters served |  | 0 | 0 | 300 |"
     names = [record_file(tmp_path, recipe).name for recipe in (biases, stack, ungated)]
     assert names == [
         "cola-bitfit-seed1.json",

@@ -26,15 +26,22 @@ _NOT_AVERAGED = "wnli"
 class Difference:
     """Points by which ``method`` is above ``against`` on a row of the table, mean over seeds.
 
-    ``interval`` is of a paired bootstrap: both methods are resampled on the same rows.
+    ``interval`` is of a paired bootstrap: both methods are resampled on the same rows. ``task`` is
+    ``average`` for the mean over tasks that learnt from as many rows.
     """
 
-    row: str
+    task: str
+    train_rows: int | None
     metric: str
     method: str
     against: str
     points: float
     interval: Interval
+
+    @property
+    def row(self) -> str:
+        """The table's row that it stands in."""
+        return row_name(self.task, self.train_rows)
 
     def as_json(self) -> dict[str, object]:
         """Return all of it for JSON, the interval's ends beside the rest."""
@@ -45,13 +52,17 @@ class Difference:
 class Published:
     """Points of ``method`` above the other one that somebody else reports.
 
-    ``row`` is a task or the average; ``source`` says whose figure it is, and of which encoder.
+    ``row`` is one of the table of differences, such as ``rte`` or ``average (500 rows)``;
+    ``source`` says whose figure it is, and of which encoder.
     """
 
     row: str
     method: str
     points: float
     source: str
+
+
+_Resampled = tuple[Difference, NDArray[np.float64]]  # beside it, points of each resample
 
 
 def read_published(file: Path) -> list[Published]:
@@ -89,23 +100,23 @@ def differences_of(
 ) -> list[Difference]:
     """Compare every method with ``against`` where both have outcomes, and on average over rows.
 
-    Rows stand in the table's order; an average is over the rows that the method shares with
-    ``against``, if they are more than one. WNLI counts in none, as in GLUE's papers: its dev file
-    was made to mislead.
+    Rows stand in the table's order, averages last; an average is over the tasks that the method
+    shares with ``against``, if they are more than one, and apart for each number of rows that was
+    learnt from. WNLI counts in none, as in GLUE's papers: its dev file was made to mislead.
 
     Raises:
         NotFound: no records of ``against`` with outcomes beside another method's.
         Conflict: two records of a task are of different data.
     """
     runs = {
-        key: [run for run in group if _split_of(run, split) in run.outcomes]
+        key: [run for run in group if figure_of(run, split)[0] in run.outcomes]
         for key, group in runs_of(records).items()
     }
-    found: list[tuple[Difference, NDArray[np.float64]]] = []
+    found: list[_Resampled] = []
     for (task, train_rows, variant), own in runs.items():
         other = runs.get((task, train_rows, against), [])
         if own and other and variant != against:
-            pair = _Pair(row_name(task, train_rows), own, other, split)
+            pair = _Pair(own, other, split)
             found.append(_difference(pair, resamples))
     if not found:
         raise NotFound(
@@ -118,32 +129,29 @@ def differences_of(
 def as_markdown(differences: Sequence[Difference]) -> str:
     """Lay differences out as a table: a row a task, a column a method."""
     methods = sorted({each.method for each in differences}, key=place_of)
-    names = list(dict.fromkeys(each.row for each in differences if each.row != AVERAGE))
+    names = dict.fromkeys(each.row for each in differences)
     cells = {(each.row, each.method): f"{each.points:+.1f} {each.interval}" for each in differences}
     rows = [[f"against {differences[0].against}", *methods], ["---"] * (len(methods) + 1)]
-    for name in (*names, AVERAGE):
-        shown = [cells.get((name, method), "") for method in methods]
-        if any(shown):
-            rows.append([name, *shown])
+    rows += [[name, *(cells.get((name, method), "") for method in methods)] for name in names]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 class _Pair:
     """Two methods' outcomes on the same rows, one of each a seed."""
 
-    def __init__(
-        self, name: str, own: Sequence[Record], other: Sequence[Record], split: str | None
-    ) -> None:
-        self.name, self.task = name, task_of(own[0].recipe)
+    def __init__(self, own: Sequence[Record], other: Sequence[Record], split: str | None) -> None:
+        self.recipe, self.task = own[0].recipe, task_of(own[0].recipe)
         self.metric: Metric = self.task.metrics[0]
-        self.method, self.against = own[0].recipe.variant, other[0].recipe.variant
+        self.against = other[0].recipe.variant
         self._own, self._other = (
-            [run.outcomes[_split_of(run, split)].unpack() for run in runs] for runs in (own, other)
+            [run.outcomes[figure_of(run, split)[0]].unpack() for run in runs]
+            for runs in (own, other)
         )
         first = self._own[0]
         self.rows = len(first)
         for each in (*self._own, *self._other):
             if len(each) != self.rows or not np.array_equal(each.gold, first.gold):
+                name = row_name(self.recipe.task_name, self.recipe.train_rows)
                 raise Conflict(
                     f"the records of {name} are of different data: compare runs that were "
                     f"evaluated on the same file"
@@ -157,12 +165,13 @@ class _Pair:
         return own - other
 
 
-def _difference(pair: _Pair, resamples: int) -> tuple[Difference, NDArray[np.float64]]:
+def _difference(pair: _Pair, resamples: int) -> _Resampled:
     values = resampled(pair.points, pair.rows, resamples)
     difference = Difference(
-        row=pair.name,
+        task=pair.recipe.task_name,
+        train_rows=pair.recipe.train_rows,
         metric=pair.metric,
-        method=pair.method,
+        method=pair.recipe.variant,
         against=pair.against,
         points=round(pair.points(np.arange(pair.rows)), 4),
         interval=Interval.of(values),
@@ -170,15 +179,18 @@ def _difference(pair: _Pair, resamples: int) -> tuple[Difference, NDArray[np.flo
     return difference, values
 
 
-def _averages(found: Sequence[tuple[Difference, NDArray[np.float64]]]) -> list[Difference]:
+def _averages(found: Sequence[_Resampled]) -> list[Difference]:
+    alike: dict[tuple[int | None, str], list[_Resampled]] = {}
+    for each, values in found:
+        if each.task != _NOT_AVERAGED:
+            alike.setdefault((each.train_rows, each.method), []).append((each, values))
     averages = []
-    averaged = [each for each in found if each[0].row.partition(" ")[0] != _NOT_AVERAGED]
-    for method in dict.fromkeys(difference.method for difference, _ in averaged):
-        mine = [(each, values) for each, values in averaged if each.method == method]
+    for (train_rows, method), mine in alike.items():
         if len(mine) > 1:
             averages.append(
                 Difference(
-                    row=AVERAGE,
+                    task=AVERAGE,
+                    train_rows=train_rows,
                     metric="",
                     method=method,
                     against=mine[0][0].against,
@@ -187,7 +199,3 @@ def _averages(found: Sequence[tuple[Difference, NDArray[np.float64]]]) -> list[D
                 )
             )
     return averages
-
-
-def _split_of(record: Record, split: str | None) -> str:
-    return figure_of(record, split).partition("/")[0]

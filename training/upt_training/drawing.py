@@ -11,8 +11,9 @@ from matplotlib.ticker import MaxNLocator
 
 from upt_training.calibration import Calibration
 from upt_training.differences import Difference, Published
+from upt_training.recipe import task_of
 from upt_training.records import Record
-from upt_training.table import Cell, figure_of, place_of
+from upt_training.table import Cell, place_of
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 _MARKERS = ("o", "s", "^")
@@ -80,10 +81,13 @@ def draw_differences(
 ) -> Figure:
     """Draw each method's points above another, a line a row of the table, with their intervals.
 
-    Published ones are hollow, in their method's colour.
+    Published ones are hollow, in their method's colour, whether it was run or not; those of other
+    rows are left out.
     """
     names = list(dict.fromkeys(each.row for each in differences))
-    methods = sorted({each.method for each in differences}, key=place_of)
+    run = sorted({each.method for each in differences}, key=place_of)
+    shown = [each for each in published if each.row in names]
+    methods = list(dict.fromkeys([*run, *(each.method for each in shown)]))
     colours = {method: _COLOURS[i % len(_COLOURS)] for i, method in enumerate(methods)}
     figure = Figure(
         figsize=(7.2, 1.8 + 0.22 * len(names) * (1 + len(methods))), layout="constrained"
@@ -94,7 +98,7 @@ def draw_differences(
         lane = 0.8 * ((methods.index(method) + 0.5) / len(methods) - 0.5)
         return [names.index(row) + lane for row in rows]
 
-    for method, colour in colours.items():
+    for method in run:
         own = [each for each in differences if each.method == method]
         below = [max(0, each.points - each.interval.low) for each in own]
         above = [max(0, each.interval.high - each.points) for each in own]
@@ -102,12 +106,11 @@ def draw_differences(
             [each.points for each in own],
             heights([each.row for each in own], method),
             xerr=[below, above],
-            color=colour,
+            color=colours[method],
             marker=_MARKERS[0],
             linestyle="none",
             label=method,
         )
-    shown = [each for each in published if each.row in names and each.method in methods]
     sources = list(dict.fromkeys(each.source for each in shown))
     for method, source in dict.fromkeys((each.method, each.source) for each in shown):
         theirs = [each for each in shown if (each.method, each.source) == (method, source)]
@@ -123,7 +126,7 @@ def draw_differences(
         )
     axis.axvline(0, color="0.4", linewidth=1)
     axis.set_yticks(range(len(names)), names, parse_math=False)
-    axis.invert_yaxis()
+    axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlabel(f"points above {differences[0].against}, 95 %")
     _finish(axis, across=True)
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
@@ -163,7 +166,7 @@ def draw_gates(gates: Sequence[Mapping[str, float]]) -> Figure:
 def draw_learning(record: Record) -> Figure:
     """Draw the mean loss and the deciding metric on the holdout after each epoch."""
     figure, axis = _panel()
-    metric = figure_of(record, None).partition("/")[2]
+    metric = task_of(record.recipe).metrics[0]
     axis.set_xlabel("epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if record.losses:

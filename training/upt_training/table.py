@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -12,7 +12,7 @@ from typing import get_args
 from upt_training.recipe import Method, task_of
 from upt_training.records import Record, read_record
 from upt_zoo.errors import InvalidInput, NotFound
-from upt_zoo.tasks import TASKS, find_task
+from upt_zoo.tasks import TASKS, Metric, find_task
 
 Key = tuple[str, int | None, str]  # task, train rows, variant of the method
 NOT_RUN = "not run"
@@ -22,8 +22,9 @@ NOT_RUN = "not run"
 class Cell:
     """One method on one task: the deciding metric on ``split``, in percent, one value a seed.
 
-    ``train_rows`` is what the recipes asked for, None where they took all. ``served_parameters``
-    are without the head; of full fine-tuning and ``bitfit``, those that were trained.
+    ``train_rows`` is what the recipes asked for, None where they took all. Parameters are counted
+    as in records, ``served_parameters`` without the head and ``trained_parameters`` with it; but
+    what full fine-tuning and ``bitfit`` train counts as served.
     """
 
     task: str
@@ -32,6 +33,8 @@ class Cell:
     split: str
     values: tuple[float, ...]
     served_parameters: int
+    trained_parameters: int
+    head_parameters: int
     train_rows: int | None = None
 
     @property
@@ -56,6 +59,13 @@ class Cell:
     def as_json(self) -> dict[str, object]:
         """Return all of it for JSON."""
         return {**asdict(self), "mean": self.mean, "deviation": self.deviation}
+
+
+_COUNTS: Mapping[str, Callable[[Cell], int]] = {
+    "parameters served": lambda cell: cell.served_parameters,
+    "parameters trained": lambda cell: cell.trained_parameters - cell.head_parameters,
+    "trained, with head": lambda cell: cell.trained_parameters,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,11 +146,11 @@ def row_name(task: str, train_rows: int | None) -> str:
     return task if train_rows is None else f"{task} ({train_rows:,} rows)"
 
 
-def figure_of(record: Record, split: str | None) -> str:
-    """Name the deciding figure, as ``split/metric``; split None is the first file's, "" is none."""
+def figure_of(record: Record, split: str | None) -> tuple[str, Metric]:
+    """Name the split and the deciding metric of a run's figure; split None is the first file's."""
     metric = task_of(record.recipe).metrics[0]
-    names = [name for name in record.metrics if name.endswith(f"/{metric}")]
-    return f"{split}/{metric}" if split else next(iter(names), "")
+    figures = (name.partition("/") for name in record.metrics)
+    return split or next((file for file, _, name in figures if name == metric), ""), metric
 
 
 def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
@@ -157,7 +167,7 @@ def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def as_markdown(cells: Sequence[Cell], choice: Choice = ALL) -> str:
-    """Lay the cells out as a table; the last row has the served parameters.
+    """Lay the cells out as a table; the last rows count a column's parameters, least to most.
 
     Raises:
         NotFound: the catalogue has no task of the choice that was not run.
@@ -173,24 +183,28 @@ def as_markdown(cells: Sequence[Cell], choice: Choice = ALL) -> str:
     for name in names:
         shown = [found.get((name, method), NOT_RUN) for method in methods]
         rows.append([name, metrics[name], *shown])
-    parameters = {cell.method: f"{cell.served_parameters:,}" for cell in cells}
-    rows.append(["parameters", "", *(parameters.get(method, NOT_RUN) for method in methods)])
+    for name, count in _COUNTS.items():
+        counts = ([count(cell) for cell in cells if cell.method == method] for method in methods)
+        rows.append([name, "", *map(_span, counts)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _cell(runs: Sequence[Record], split: str | None) -> Cell | None:
     recipe = runs[0].recipe
-    wanted = figure_of(runs[0], split)
+    split, metric = figure_of(runs[0], split)
+    wanted = f"{split}/{metric}"
     values = tuple(run.metrics[wanted] for run in runs if wanted in run.metrics)
     if not values:
         return None
     return Cell(
         task=recipe.task_name,
         method=recipe.variant,
-        metric=wanted.partition("/")[2],
-        split=wanted.partition("/")[0],
+        metric=metric,
+        split=split,
         values=values,
-        served_parameters=_parameters(runs[0]),
+        served_parameters=_served(runs[0]),
+        trained_parameters=runs[0].trained_parameters,
+        head_parameters=runs[0].head_parameters,
         train_rows=recipe.train_rows,
     )
 
@@ -206,7 +220,13 @@ def place_of(variant: str) -> tuple[int, str]:
     return get_args(Method).index(variant.partition("-")[0]), variant
 
 
-def _parameters(run: Record) -> int:
+def _span(counts: Sequence[int]) -> str:
+    if not counts:
+        return NOT_RUN
+    return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+
+
+def _served(run: Record) -> int:
     if run.recipe.method in ("full", "bitfit"):
         return run.trained_parameters - run.head_parameters
     return run.served_parameters

@@ -62,7 +62,7 @@ def table(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Draw others' points too: a table of row, method, points, source.",
+            help="Draw others' points on these rows too: a table of row, method, points, source.",
             dir_okay=False,
         ),
     ] = None,
