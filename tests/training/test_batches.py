@@ -235,6 +235,31 @@ def test_a_row_counts_as_much_as_its_label() -> None:
     assert float(loss) == pytest.approx(expected)
 
 
+def test_smoothed_labels_give_a_share_of_each_target_to_all() -> None:
+    logits = [torch.tensor([1.0, -1.0]), torch.tensor([0.0, 0.0])]
+    batch = [Feature(row=TokenRow(ids=[0], type_ids=[0]), target=label) for label in (0, 1)]
+    loss = loss_of(
+        tiny_spec(head=CLASSIFICATION), logits, batch, deviation=1.0, label_smoothing=0.2
+    )
+    right, wrong = math.log1p(math.exp(-2.0)), math.log1p(math.exp(2.0))
+    assert float(loss) == pytest.approx((0.9 * right + 0.1 * wrong + math.log(2.0)) / 2)
+
+
+def test_of_a_set_the_labels_that_a_row_has_are_weighed() -> None:
+    row = TokenRow(ids=[0], type_ids=[0])
+    batch = [Feature(row=row, target=frozenset({0})), Feature(row=row, target=frozenset({0, 2}))]
+    loss = loss_of(
+        tiny_spec(head=MULTI_LABEL),
+        [torch.tensor([1.0, -1.0, 0.0]), torch.tensor([0.0, 0.0, 2.0])],
+        batch,
+        deviation=1.0,
+        class_weights=torch.tensor([3.0, 0.5, 2.0]),
+    )
+    terms = [3.0 * math.log1p(math.exp(-1.0)), math.log1p(math.exp(-1.0)), math.log(2.0)]
+    terms += [3.0 * math.log(2.0), math.log(2.0), 2.0 * math.log1p(math.exp(-2.0))]
+    assert float(loss) == pytest.approx(sum(terms) / 6)
+
+
 def test_the_loss_of_sets_is_that_of_each_label_by_itself() -> None:
     logits = [torch.tensor([1.0, -1.0, 0.0]), torch.tensor([0.0, 0.0, 2.0])]
     row = TokenRow(ids=[0], type_ids=[0])

@@ -18,7 +18,7 @@ from upt_training.evaluation import answers_in_process
 from upt_training.experiment import Experiment, Trained
 from upt_training.learner import FullLearner
 from upt_training.loop import Progress
-from upt_training.losses import TaskLoss
+from upt_training.losses import TaskLoss, class_weights_of
 from upt_training.metrics import score
 from upt_training.recipe import Method, Recipe
 from upt_zoo.backbone import Backbone
@@ -331,6 +331,22 @@ def test_class_weights_have_a_mean_of_one_and_follow_the_labels(
     assert settled[6] == pytest.approx([2.0, 2 / 3])
 
 
+def test_weights_of_sets_make_having_a_label_count_as_much_as_not_having_it() -> None:
+    golds = [frozenset({0}), frozenset({0, 1}), frozenset({0}), frozenset[int]()]
+    labels = ("often", "seldom", "never")
+    assert class_weights_of("balanced", labels, golds).tolist() == pytest.approx([1 / 3, 3.0, 1.0])
+    assert class_weights_of({"seldom": 2.0}, labels, golds).tolist() == [1.0, 2.0, 1.0]
+
+
+def test_smoothed_labels_change_what_is_learnt(recipe: Recipe, data: Path) -> None:
+    hard, soft = (
+        train(recipe.model_copy(update={"label_smoothing": share, "epochs": 1}), data)
+        for share in (0.0, 0.3)
+    )
+    assert hard.losses != soft.losses
+    assert hard.tensors["prompt"].tobytes() != soft.tensors["prompt"].tobytes()
+
+
 def test_a_head_pools_as_the_recipe_says(recipe: Recipe, data: Path) -> None:
     found = train(recipe.model_copy(update={"pooling": "mean", "epochs": 1}), data)
     assert found.spec.head.pooling == "mean"
@@ -370,6 +386,7 @@ def test_an_adapter_may_learn_on_the_int8_backbone_that_will_serve_it(
         ({"train_rows": 17}, InvalidSpec, "train_rows: expected at most the 1. rows .*got 17"),
         ({"class_weights": {"good": 2.0}}, InvalidSpec, r"labels of sst2 \(negative, positive\)"),
         ({"task": "stsb", "class_weights": "balanced"}, InvalidSpec, "stsb is regression"),
+        ({"task": "stsb", "label_smoothing": 0.1}, InvalidSpec, "label_smoothing: .*regression"),
     ],
 )
 def test_a_recipe_that_cannot_run_says_why_before_it_trains(

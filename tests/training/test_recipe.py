@@ -52,6 +52,7 @@ def test_every_key_is_read(file: Path) -> None:
         rows_at_once=2,
         train_rows=100,
         class_weights={"positive": 2.0},
+        label_smoothing=0.1,
         search=(Trial(adapter_rate=0.1, head_rate=0.2, backbone_rate=0.3, epochs=2, holdout=50.0),),
     )
     written, defaults = (each.model_dump(mode="json") for each in (recipe, Recipe(task="sst2")))

@@ -79,6 +79,7 @@ def loss_of(
     *,
     deviation: float,
     class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Return the mean loss over the batch's rows.
 
@@ -86,7 +87,8 @@ def loss_of(
     over a row's words for tags; squared error for values, and for the cosine of two vectors, where
     ``logits`` are those of all ``row`` and then of all ``other``. Squared errors of values are in
     units of the targets' ``deviation``; with ``class_weights`` [label] a row counts as much as its
-    label.
+    label, of a set the labels that it has. ``label_smoothing`` of a row's target goes to all labels
+    alike, where it has one.
     """
     if spec.head.kind == "token_classification":
         return _loss_of_tags(logits, batch)
@@ -102,11 +104,19 @@ def loss_of(
         return functional.cross_entropy(padded, targets)
     stacked = torch.stack(list(logits))
     if spec.head.kind == "multi_label":
-        return functional.binary_cross_entropy_with_logits(stacked, _indicators(batch, stacked))
+        return functional.binary_cross_entropy_with_logits(
+            stacked, _indicators(batch, stacked), pos_weight=class_weights
+        )
     targets = torch.tensor([feature.target for feature in batch], device=stacked.device)
     if spec.head.kind == "regression":
         return functional.mse_loss(stacked[:, 0] / deviation, targets.float() / deviation)
-    losses = functional.cross_entropy(stacked, targets, weight=class_weights, reduction="none")
+    losses = functional.cross_entropy(
+        stacked,
+        targets,
+        weight=class_weights,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
     return losses.mean()
 
 

@@ -3,7 +3,6 @@
 import importlib.metadata
 import math
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -21,7 +20,7 @@ from upt_training.data import Example, Split, draw, hold_out, read_split, splits
 from upt_training.evaluation import answers_in_process
 from upt_training.learner import AdapterLearner, FullLearner, Learner
 from upt_training.loop import Progress, Reporter, Trainer
-from upt_training.losses import TaskLoss
+from upt_training.losses import TaskLoss, class_weights_of
 from upt_training.metrics import outcomes_of, score
 from upt_training.outcomes import Outcomes
 from upt_training.recipe import COMPARISONS, Learning, Recipe, task_of
@@ -117,7 +116,7 @@ class Experiment:
         self.recipe = recipe.model_copy(update={"precision": ran_in(recipe, team.device)})
         self.backbone = resolve_backbone(recipe.backbone)
         _check_length(recipe, self.task, self.backbone)
-        _check_class_weights(recipe, self.task)
+        _check_loss(recipe, self.task)
         if self.task.kind == "embedding" and recipe.method == "head":
             raise InvalidSpec("method head: an embedding has no head to learn; take another method")
         self._tokenizer = Tokenizer(self.backbone.tokenizer_file)
@@ -203,6 +202,7 @@ class Experiment:
                 dropout=self.recipe.dropout,
                 deviation=self._target_scale()[1],
                 class_weights=self._class_weights(),
+                label_smoothing=self.recipe.label_smoothing,
             ),
             evaluate=watch if self._holdout else None,
             reporter=reporter,
@@ -293,17 +293,11 @@ class Experiment:
         return statistics.fmean(values), statistics.pstdev(values) or 1.0
 
     def _class_weights(self) -> Tensor | None:
-        """Return [label] such that the train rows' mean weight is 1, or None without weights."""
-        wanted, labels = self.recipe.class_weights, self.task.labels or ()
+        wanted = self.recipe.class_weights
         if wanted is None:
             return None
-        counts = Counter(example.gold for example in self._examples)
-        rows = torch.tensor([float(counts[number]) for number in range(len(labels))])
-        if wanted == "balanced":
-            weights = 1 / rows.clamp(min=1)
-        else:
-            weights = torch.tensor([wanted.get(label, 1.0) for label in labels])
-        return (weights * rows.sum() / (weights * rows).sum()).to(self._team.device)
+        golds = [example.gold for example in self._examples]
+        return class_weights_of(wanted, self.task.labels or (), golds).to(self._team.device)
 
     def _answers(
         self,
@@ -452,10 +446,12 @@ def _check_length(recipe: Recipe, task: Task, backbone: Backbone) -> None:
         )
 
 
-def _check_class_weights(recipe: Recipe, task: Task) -> None:
+def _check_loss(recipe: Recipe, task: Task) -> None:
+    if recipe.label_smoothing and task.kind != "classification":
+        raise InvalidSpec(f"label_smoothing: expected a classification, {task.name} is {task.kind}")
     if recipe.class_weights is None:
         return
-    if task.kind != "classification":
+    if task.kind not in ("classification", "multi_label"):
         raise InvalidSpec(f"class_weights: expected a classification, {task.name} is {task.kind}")
     named, labels = recipe.class_weights, task.labels or ()
     if named != "balanced" and not named.keys() <= set(labels):

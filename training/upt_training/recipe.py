@@ -152,8 +152,11 @@ class Recipe(Learning):
     the train files, read one after the other; ``train_rows`` of their rows are drawn by the seed,
     from those that are not held out. ``pooling`` is what a head of one answer a row reads: [CLS],
     or the mean of the real tokens. ``class_weights`` say how much a row counts by its label, 1
-    where none is named; ``balanced`` makes all labels count the same. ``search`` tells which
-    trials led to the recipe; it changes nothing.
+    where none is named; ``balanced`` makes all labels count the same. Of a set of labels they weigh
+    those that a row has, and ``balanced`` makes having a label count as much as not having it.
+    ``label_smoothing`` is the share of a row's target that goes to all labels alike (Szegedy et
+    al. 2016, arXiv 1512.00567, section 7). ``search`` tells which trials led to the recipe; it
+    changes nothing.
     """
 
     task: AnyTask
@@ -161,6 +164,7 @@ class Recipe(Learning):
     train_rows: _Count | None = None
     pooling: Literal["cls", "mean"] = "cls"
     class_weights: Literal["balanced"] | dict[str, _Weight] | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     search: tuple[Trial, ...] = ()
 
     @property
