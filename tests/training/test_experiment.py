@@ -252,6 +252,16 @@ def test_every_method_learns_its_rows(recipe: Recipe, data: Path, method: Method
     assert lineage.trained_parameters >= served + lineage.head_parameters
 
 
+def test_a_union_without_gates_has_none_and_answers_as_it_learnt(
+    recipe: Recipe, data: Path, backbone: Backbone
+) -> None:
+    trained = train(recipe.model_copy(update={"task": "stsb", "has_gates": False}), data)
+    assert not [name for name in trained.tensors if ".gate." in name]
+    check_shapes(trained.spec, {name: each.shape for name, each in trained.tensors.items()})
+    metrics = dev_metrics(trained, data, backbone, load_encoder(backbone))
+    assert trained.spec.lineage.metrics == metrics
+
+
 def test_a_stack_is_evaluated_with_all_its_blocks(
     recipe: Recipe, data: Path, backbone: Backbone
 ) -> None:

@@ -1,15 +1,19 @@
 """The search over rates and epochs: what it tries, and what it may look at."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 from upt_testing.rows import sentiment_rows, write_split
+from upt_training.batches import Feature
 from upt_training.cli import app
 from upt_training.data import Split, read_split
+from upt_training.losses import TaskLoss
 from upt_training.recipe import Recipe
 from upt_training.records import read_record
 from upt_training.search import MOST_RUNS, trials_of
@@ -112,6 +116,41 @@ def test_the_best_on_the_holdout_is_published_with_all_trials(
     run(folder, "run", str(folder / "found.yaml"))
     versions = [store.resolve(Reference.parse(f"sst2:1.0.{patch}")) for patch in (0, 1)]
     assert versions[0].manifest.tensors == versions[1].manifest.tensors
+
+
+def test_a_search_that_was_killed_goes_on_to_the_same_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("search", str(folder / "recipe.yaml"), "--runs", "3", "--no-publish", "--records")
+    steps: list[int] = []
+    dies_after = 0
+
+    class Killed(BaseException):
+        pass
+
+    def counted(loss: TaskLoss, batch: Sequence[Feature]) -> torch.Tensor:
+        steps.append(len(batch))
+        if len(steps) == dies_after:
+            raise Killed
+        return compute(loss, batch)
+
+    compute = TaskLoss.__call__
+    monkeypatch.setattr(TaskLoss, "__call__", counted)
+    run(folder, *options, str(folder / "whole"))
+    needed = len(steps)
+    steps.clear()
+    dies_after = 8  # in the second trial; the first takes two epochs of three steps
+    with pytest.raises(Killed):
+        run(folder, *options, str(folder / "parts"))
+    dies_after = 0
+    run(folder, *options, str(folder / "parts"))
+    whole, parts = (
+        read_record(folder / name / "sst2-lora-seed1.json") for name in ("whole", "parts")
+    )
+    assert parts.recipe == whole.recipe
+    assert (parts.metrics, parts.holdout) == (whole.metrics, whole.holdout)
+    assert needed < len(steps) <= needed + 3  # an epoch of the trial that was killed, once more
+    assert list((folder / "cache").rglob("*.safetensors")) == []
 
 
 def test_a_budget_of_time_is_shared_out(folder: Path) -> None:
