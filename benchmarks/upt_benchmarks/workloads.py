@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
 
-from upt_training.components import Components, components_of
+from upt_training.methods import Components, components_of
 from upt_zoo.backbone import EMBEDDED_HUB_ID, Backbone, open_backbone, resolve_backbone
 from upt_zoo.layout import parameter_counts, tensor_shapes
 from upt_zoo.spec import AdapterSpec, BackboneIdentity, Head, Lineage, TaskInput

@@ -12,7 +12,8 @@ from upt_testing.learners import spec_of_method
 from upt_testing.reference import reference_hidden_states
 from upt_training.comparisons import Ia3Learner, StackedLearner
 from upt_training.learner import AdapterLearner, FullLearner, Learner
-from upt_training.recipe import Method, Recipe
+from upt_training.methods import Method
+from upt_training.recipe import Recipe
 from upt_zoo.backbone import Backbone, EncoderConfig
 from upt_zoo.nn.adapter import PreparedAdapter, prepare
 from upt_zoo.nn.encoder import Encoder, build_encoder, load_encoder, load_tensors

@@ -19,8 +19,9 @@ from upt_training.experiment import Experiment, Trained
 from upt_training.learner import FullLearner
 from upt_training.loop import Progress
 from upt_training.losses import TaskLoss, class_weights_of
+from upt_training.methods import Method
 from upt_training.metrics import score
-from upt_training.recipe import Method, Recipe
+from upt_training.recipe import Recipe
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import BackboneNotFound, DataNotFound, InvalidSpec, NotFound
 from upt_zoo.layout import check_shapes

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from upt_testing.adapters import CLASSIFICATION, REGRESSION, SPAN, tiny_spec
 from upt_testing.reference import reference_hidden_states
-from upt_training.components import components_of
 from upt_training.learner import AdapterLearner, FullLearner, Learner
-from upt_training.recipe import COMPARISONS, Method, Recipe
+from upt_training.methods import METHODS, Method, components_of
+from upt_training.recipe import Recipe
 from upt_zoo import layout
 from upt_zoo.backbone import Backbone
 from upt_zoo.errors import InvalidSpec
@@ -21,7 +21,7 @@ from upt_zoo.nn.forward import forward
 from upt_zoo.nn.packing import Row
 from upt_zoo.spec import AdapterSpec, Head
 
-ADAPTERS = [method for method in get_args(Method) if method not in COMPARISONS]
+ADAPTERS = [method for method, traits in METHODS.items() if traits.gives_adapter]
 START_IDS = list(range(10, 20))
 IDS = ([2, 7, 9, 30, 3], [2, 40, 3], [2, *range(5, 30), 3])
 # fp32 against float64 on hidden states of size 1 to 10

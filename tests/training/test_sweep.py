@@ -16,8 +16,9 @@ import yaml
 from upt_testing.backbones import write_tiny_backbone
 from upt_testing.desks import TIMEOUT_S, Desk, Result, kill_in, make_desk
 from upt_testing.rows import write_split
+from upt_training.methods import Method
 from upt_training.plan import Planned
-from upt_training.recipe import Learning, Method, Recipe, task_of
+from upt_training.recipe import Learning, Recipe, task_of
 from upt_training.records import Machine, Record, read_record, record_file
 from upt_training.registration import best_of
 from upt_training.sweep import Sweep, check_choice, read_sweep

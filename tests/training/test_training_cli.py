@@ -17,8 +17,9 @@ from upt_testing.rows import JsonRow, sentiment_rows, write_split
 from upt_testing.serving import make_settings, serving
 from upt_training.cli import app
 from upt_training.experiment import Experiment
+from upt_training.methods import Method
 from upt_training.metrics import measure
-from upt_training.recipe import Method, recipe_of_task
+from upt_training.recipe import recipe_of_task
 from upt_training.records import Record
 from upt_zoo.backbone import Backbone
 from upt_zoo.local.store import Store

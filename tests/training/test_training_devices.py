@@ -26,8 +26,9 @@ from upt_training.experiment import Experiment
 from upt_training.learner import AdapterLearner, FullLearner, Learner
 from upt_training.losses import TaskLoss
 from upt_training.masking import MaskedLoss, Vocabulary, start_head
+from upt_training.methods import Method
 from upt_training.progress import SilentReporter
-from upt_training.recipe import Method, Recipe
+from upt_training.recipe import Recipe
 from upt_training.team import Team
 from upt_zoo.backbone import Backbone
 from upt_zoo.nn import forward, packing

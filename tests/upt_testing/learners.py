@@ -1,8 +1,7 @@
 """Specs of what a method trains."""
 
 from upt_testing.adapters import CLASSIFICATION, tiny_spec
-from upt_training.components import components_of
-from upt_training.recipe import Method
+from upt_training.methods import Method, components_of
 from upt_zoo.spec import AdapterSpec, BackboneIdentity, Head
 
 

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from upt_training.batches import features_of
 from upt_training.comparisons import Ia3Learner, StackedLearner
-from upt_training.components import components_of
 from upt_training.data import Example, Split, draw, hold_out, read_split, splits_in
 from upt_training.evaluation import answers_in_process
 from upt_training.learner import AdapterLearner, FullLearner, Learner
 from upt_training.loop import Progress, Reporter, Trainer
 from upt_training.losses import TaskLoss, class_weights_of
+from upt_training.methods import components_of
 from upt_training.metrics import outcomes_of, score
 from upt_training.outcomes import Outcomes
-from upt_training.recipe import COMPARISONS, Learning, Recipe, task_of
+from upt_training.recipe import Learning, Recipe, task_of
 from upt_training.team import ALONE, Team
 from upt_zoo import layout
 from upt_zoo.answers import Answer
@@ -241,7 +241,7 @@ class Experiment:
         )
 
     def _learner(self, spec: AdapterSpec, encoder: Encoder) -> Learner:
-        if self.recipe.method in ("full", "bitfit"):
+        if self.recipe.traits.learns_backbone:
             return FullLearner(
                 self.recipe,
                 spec,
@@ -362,7 +362,7 @@ class Experiment:
         self, spec: AdapterSpec, learner: Learner, tensors: Mapping[str, Array]
     ) -> SpecExample | None:
         """Return what a server holds the adapter to; None for what no server takes."""
-        if self.recipe.method in COMPARISONS:
+        if not self.recipe.traits.gives_adapter:
             return None
         encoder = load_encoder(self.backbone, dtype=torch.float32)
         answering, adapter = learner.answering(encoder, _to_torch(tensors))

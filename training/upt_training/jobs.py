@@ -14,7 +14,7 @@ from upt_training.data import find_split
 from upt_training.experiment import Experiment, Trained, ran_in
 from upt_training.options import set_threads
 from upt_training.progress import SilentReporter, reporting, say_time_is_up
-from upt_training.recipe import COMPARISONS, Recipe, task_of
+from upt_training.recipe import Recipe, task_of
 from upt_training.records import Record, find_record, record_file, write_record
 from upt_training.team import ALONE, Team
 from upt_zoo.errors import DataNotFound, UptError
@@ -171,7 +171,7 @@ def _experiment(job: Job) -> Experiment:
 
 
 def _publish(job: Job, trained: Trained) -> str | None:
-    if job.store is None or job.recipe.method in COMPARISONS:
+    if job.store is None or not job.recipe.traits.gives_adapter:
         return None
     card = write_card(
         trained.spec, train_rows=trained.train_rows, holdout_rows=trained.holdout_rows

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from upt_training.batches import Feature
-from upt_training.components import components_of
 from upt_training.corpus import read_corpus, rows_for_masking
 from upt_training.data import hold_out
 from upt_training.experiment import DTYPES, ran_in
@@ -27,6 +26,7 @@ from upt_training.masking import (
     read_vocabulary,
     start_head,
 )
+from upt_training.methods import components_of
 from upt_training.pretraining import Pretraining
 from upt_training.team import ALONE, Team
 from upt_zoo import layout

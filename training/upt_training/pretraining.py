@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from upt_training.recipe import COMPARISONS, AnyTask, Learning, load_keys
+from upt_training.recipe import AnyTask, Learning, load_keys
 from upt_zoo.errors import InvalidSpec
 from upt_zoo.reasons import all_reasons
 from upt_zoo.spec import Name
@@ -62,7 +62,7 @@ class Pretraining(Learning):
 
     @model_validator(mode="after")
     def _what_learns_can_be_kept(self) -> Self:
-        if self.method in COMPARISONS and self.method != "full":
+        if not self.traits.gives_adapter and self.method != "full":
             raise ValueError(f"method {self.method} cannot be kept; take full or an adapter")
         return self
 

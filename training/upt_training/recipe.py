@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from upt_training.methods import METHODS, Method, Traits
 from upt_training.user_tasks import UserTask
 from upt_zoo.backbone import EMBEDDED_HUB_ID
 from upt_zoo.errors import InvalidSpec
@@ -23,29 +24,6 @@ from upt_zoo.reasons import all_reasons
 from upt_zoo.references import Reference
 from upt_zoo.tasks import Task, find_task
 
-Method = Literal[
-    "unipelt_prompt",
-    "unipelt",
-    "unipelt_ap",
-    "stacked_unipelt",
-    "ia3_prefix_bottleneck",
-    "lora",
-    "prefix",
-    "bottleneck",
-    "prompt",
-    "bitfit",
-    "head",
-    "full",
-]
-UNIONS: tuple[Method, ...] = (
-    "unipelt_prompt",
-    "unipelt",
-    "unipelt_ap",
-    "stacked_unipelt",
-    "ia3_prefix_bottleneck",
-)
-# what an adapter's spec cannot say: trained and recorded for comparison, never published
-COMPARISONS: tuple[Method, ...] = ("stacked_unipelt", "ia3_prefix_bottleneck", "bitfit", "full")
 _PAPERS_BLOCKS = 3
 _Count = Annotated[int, Field(gt=0)]
 _Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -104,6 +82,11 @@ class Learning(BaseModel):
     patience: _Count | None = None
     precision: Literal["auto", "bf16", "fp32", "int8"] = "auto"
 
+    @property
+    def traits(self) -> Traits:
+        """What the method learns, and whether it gives an adapter."""
+        return METHODS[self.method]
+
     @model_validator(mode="after")
     def _patience_needs_a_holdout(self) -> Self:
         if self.patience is not None and not self.holdout_rows:
@@ -114,19 +97,20 @@ class Learning(BaseModel):
     def _start_is_one(self) -> Self:
         if self.initial_adapter is not None and self.is_prefix_reparametrised:
             raise ValueError("a reparametrised prefix cannot start from an initial_adapter")
-        if self.initial_adapter is not None and self.method in (*COMPARISONS, "head"):
+        can_start = self.traits.parts and self.traits.gives_adapter
+        if self.initial_adapter is not None and not can_start:
             raise ValueError(f"method {self.method} cannot start from an adapter")
         return self
 
     @model_validator(mode="after")
     def _what_learns_is_not_rounded(self) -> Self:
-        if self.method in ("full", "bitfit") and self.precision == "int8":
+        if self.traits.learns_backbone and self.precision == "int8":
             raise ValueError(f"method {self.method} learns in the layers that int8 would round")
         return self
 
     @model_validator(mode="after")
     def _keys_are_of_the_method(self) -> Self:
-        if not self.has_gates and self.method not in UNIONS:
+        if not self.has_gates and not self.traits.is_union:
             raise ValueError(f"has_gates: method {self.method} has none to leave out")
         if self.blocks != _PAPERS_BLOCKS and self.method != "stacked_unipelt":
             raise ValueError(f"blocks: only stacked_unipelt has them, got method {self.method}")

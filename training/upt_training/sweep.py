@@ -8,8 +8,9 @@ from typing import Annotated, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from upt_training.methods import Method
 from upt_training.plan import Planned, multiply, plan_of_files, plan_of_tasks
-from upt_training.recipe import COMPARISONS, Method, Recipe
+from upt_training.recipe import Recipe
 from upt_training.records import record_file
 from upt_zoo.errors import InvalidSpec
 from upt_zoo.reasons import all_reasons
@@ -108,7 +109,7 @@ def check_choice(recipes: Sequence[Recipe]) -> None:
     Raises:
         InvalidSpec: several would give an adapter of one task, and no rows are held out.
     """
-    giving = [recipe for recipe in recipes if recipe.method not in COMPARISONS]
+    giving = [recipe for recipe in recipes if recipe.traits.gives_adapter]
     counts = Counter(recipe.task_name for recipe in giving)
     for recipe in giving:
         if counts[recipe.task_name] > 1 and not recipe.holdout_rows:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import get_args
 
-from upt_training.recipe import Method, task_of
+from upt_training.methods import METHODS
+from upt_training.recipe import task_of
 from upt_training.records import Record, read_record
 from upt_zoo.errors import InvalidInput, NotFound
 from upt_zoo.tasks import TASKS, Metric, find_task
@@ -87,8 +87,8 @@ class Choice:
         if train_rows and not tasks:
             raise InvalidInput("--train-rows: expected --task NAME beside it")
         for method in methods:
-            if method.partition("-")[0] not in get_args(Method):
-                known = ", ".join(get_args(Method))
+            if method.partition("-")[0] not in METHODS:
+                known = ", ".join(METHODS)
                 raise InvalidInput(f"--method: expected one of {known}, got {method!r}")
         rows = tuple((task, count) for task in tasks for count in train_rows or (None,))
         return cls(rows=rows, methods=tuple(methods))
@@ -217,7 +217,7 @@ def _order(key: Key) -> tuple[int, str, float, int, str]:
 
 def place_of(variant: str) -> tuple[int, str]:
     """Order variants as the methods are, and those of one method by name."""
-    return get_args(Method).index(variant.partition("-")[0]), variant
+    return list[str](METHODS).index(variant.partition("-")[0]), variant
 
 
 def _span(counts: Sequence[int]) -> str:
@@ -227,6 +227,6 @@ def _span(counts: Sequence[int]) -> str:
 
 
 def _served(run: Record) -> int:
-    if run.recipe.method in ("full", "bitfit"):
+    if run.recipe.traits.learns_backbone:
         return run.trained_parameters - run.head_parameters
     return run.served_parameters

@@ -4,12 +4,17 @@ from typing import get_args
 import pytest
 
 from upt_testing.adapters import BACKBONE, tiny_spec
-from upt_training.components import Components, components_of
-from upt_training.recipe import Method
+from upt_training.methods import METHODS, Components, Method, components_of
 from upt_zoo import layout
 from upt_zoo.spec import Bottleneck, Lora, Prefix, Prompt
 
 MINILM = BACKBONE.model_copy(update={"layers": 6, "hidden": 384, "heads": 12, "intermediate": 1536})
+
+
+def test_every_method_has_traits_and_four_give_no_adapter() -> None:
+    assert tuple(METHODS) == get_args(Method)
+    comparisons = [method for method, traits in METHODS.items() if not traits.gives_adapter]
+    assert comparisons == ["stacked_unipelt", "ia3_prefix_bottleneck", "bitfit", "full"]
 
 
 def test_unipelt_with_a_prompt_is_all_four_and_gated() -> None:
