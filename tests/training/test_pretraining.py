@@ -345,6 +345,26 @@ def test_a_run_that_was_interrupted_ends_with_the_same_tensors(
     assert all((found.tensors[name] == tensor).all() for name, tensor in whole.tensors.items())
 
 
+def test_a_dry_run_says_what_is_then_learnt_and_leaves_nothing(
+    folder: Path, backbone: Backbone
+) -> None:
+    recipe = write(folder, backbone.directory, epochs=2, head_epochs=1)
+    said = json.loads(run(folder, "pretrain", recipe, "--dry-run", "--json"))
+    assert not (folder / "home").exists()
+    done = json.loads(run(folder, "pretrain", recipe, "--json"))
+    assert (said["run"], said["steps"]) == ("tiny-texts", done["steps"])
+    stored = Store(folder / "home").resolve(Reference.parse("tiny-texts"))
+    assert said["trained_parameters"] == stored.spec.lineage.trained_parameters
+    assert done["was_cut_short"] is False
+
+
+def test_the_clock_ends_both_phases(folder: Path, backbone: Backbone) -> None:
+    recipe = write(folder, backbone.directory, epochs=50_000, head_epochs=50_000)
+    done = json.loads(run(folder, "pretrain", recipe, "--max-minutes", "0.02", "--json"))
+    assert done["was_cut_short"] is True
+    assert 1 < done["seconds"] < 30
+
+
 @pytest.mark.parametrize(
     ("changes", "arguments", "error", "message"),
     [

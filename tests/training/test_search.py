@@ -153,6 +153,14 @@ def test_a_search_that_was_killed_goes_on_to_the_same_end(
     assert list((folder / "cache").rglob("*.safetensors")) == []
 
 
+def test_a_dry_run_of_a_search_lists_its_recipes_and_leaves_nothing(folder: Path) -> None:
+    options = ("--runs", "3", "--dry-run", "--json", "--records", str(folder / "records"))
+    lines = run(folder, "search", str(folder / "recipe.yaml"), *options).splitlines()
+    steps = [json.loads(line)["steps"] for line in lines]
+    assert steps == [steps[0], steps[0] // 2, steps[0] * 2]
+    assert [(folder / name).exists() for name in ("home", "records")] == [False, False]
+
+
 def test_a_budget_of_time_is_shared_out(folder: Path) -> None:
     recipe = folder / "recipe.yaml"
     keys = yaml.safe_load(recipe.read_text()) | {"epochs": 100_000}

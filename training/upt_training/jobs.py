@@ -11,7 +11,7 @@ from pathlib import Path
 from upt_training.card import write_card
 from upt_training.checkpoints import checkpoint_file, claimed
 from upt_training.data import find_split
-from upt_training.experiment import Experiment, Trained, ran_in
+from upt_training.experiment import Experiment, Fitted, Trained, ran_in
 from upt_training.options import set_threads
 from upt_training.progress import SilentReporter, reporting, say_time_is_up
 from upt_training.recipe import Recipe, task_of
@@ -111,19 +111,14 @@ def perform(job: Job, *, as_json: bool) -> Record:
         Unavailable: another process does the same run.
     """
     set_threads(job.threads)
-    checkpoint = _checkpoint(job)
+    checkpoint = checkpoint_of(job)
     with claimed(checkpoint):
         standing = job.record()
         job.team.agree(standing is not None)
         if standing is not None:
             return standing
-        experiment = _experiment(job)
-        curve = job.curves / f"{job.name}.csv" if job.curves else None
-        with reporting(sys.stderr, as_json=as_json, curve=curve) as reporter:
-            fitted = experiment.fit(reporter, checkpoint=checkpoint, max_seconds=job.max_seconds)
-            record = keep(job, experiment, experiment.finish(fitted))
-        if fitted.steps is not None:
-            say_time_is_up(sys.stderr, fitted.progress, steps=fitted.steps, as_json=as_json)
+        experiment = experiment_of(job)
+        record = keep(job, experiment, fit(job, experiment, checkpoint, as_json=as_json))
         checkpoint.unlink(missing_ok=True)  # not before the result is safe
     job.team.agree(None)
     return record
@@ -138,16 +133,32 @@ def assist(job: Job) -> None:
     set_threads(job.threads)
     if job.team.agree(not IS_DONE):
         return
-    _experiment(job).fit(SilentReporter(), checkpoint=_checkpoint(job), max_seconds=job.max_seconds)
+    experiment, checkpoint = experiment_of(job), checkpoint_of(job)
+    experiment.fit(SilentReporter(), checkpoint=checkpoint, max_seconds=job.max_seconds)
     job.team.agree(None)  # the next run may start from what this one publishes
 
 
-def keep(job: Job, experiment: Experiment, trained: Trained) -> Record:
-    """Publish what a run gave, if its method gives an adapter, and record it.
+def fit(job: Job, experiment: Experiment, checkpoint: Path, *, as_json: bool) -> Fitted:
+    """Train, going on from the checkpoint; progress goes to stderr.
 
     Raises:
-        UptError: the store does not take it.
+        UptError: the run fails.
     """
+    curve = job.curves / f"{job.name}.csv" if job.curves else None
+    with reporting(sys.stderr, as_json=as_json, curve=curve) as reporter:
+        fitted = experiment.fit(reporter, checkpoint=checkpoint, max_seconds=job.max_seconds)
+    if fitted.steps is not None:
+        say_time_is_up(sys.stderr, fitted.progress, steps=fitted.steps, as_json=as_json)
+    return fitted
+
+
+def keep(job: Job, experiment: Experiment, fitted: Fitted) -> Record:
+    """Evaluate what has learnt, publish it if its method gives an adapter, and record it.
+
+    Raises:
+        UptError: a dev or test file cannot be read, or the store does not take it.
+    """
+    trained = experiment.finish(fitted)
     record = Record.of(
         experiment.recipe,
         trained,
@@ -160,13 +171,19 @@ def keep(job: Job, experiment: Experiment, trained: Trained) -> Record:
     return record
 
 
-def _checkpoint(job: Job) -> Path:
+def checkpoint_of(job: Job) -> Path:
+    """Say where the run's checkpoint stands."""
     precision = ran_in(job.recipe, job.team.device)
     recipe = job.recipe.model_copy(update={"precision": precision})
     return checkpoint_file(job.checkpoints, recipe.task_name, recipe)
 
 
-def _experiment(job: Job) -> Experiment:
+def experiment_of(job: Job) -> Experiment:
+    """Read the run's data and load its backbone.
+
+    Raises:
+        UptError: something is missing, or does not fit.
+    """
     return Experiment(job.recipe, data_folder=job.data, initial=job.initial, team=job.team)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 from upt_training.batches import Feature
 from upt_training.corpus import read_corpus, rows_for_masking
 from upt_training.data import hold_out
-from upt_training.experiment import DTYPES, ran_in
+from upt_training.experiment import DTYPES, Outline, ran_in
 from upt_training.learner import AdapterLearner, FullLearner, Learner
 from upt_training.loop import Progress, Reporter, Trainer
 from upt_training.masking import (
@@ -56,7 +57,8 @@ class Pretrained:
 
     ``backbone`` are under the names of a checkpoint. ``before`` and ``after`` are the metrics on
     the held-out rows around the second phase, empty without any. ``had_head`` tells whether the
-    masked-language head came with the backbone.
+    masked-language head came with the backbone, ``was_cut_short`` whether the clock ended a phase
+    before its steps were done.
     """
 
     spec: AdapterSpec
@@ -68,6 +70,7 @@ class Pretrained:
     train_rows: int
     holdout_rows: int
     steps: int
+    was_cut_short: bool
     seconds: float
 
 
@@ -94,14 +97,15 @@ class Pretrainer:
         self._corpus = read_corpus(recipe, folder)
         self._vocabulary = read_vocabulary(self.backbone.tokenizer_file)
         tokenizer = Tokenizer(self.backbone.tokenizer_file)
-        train, holdout = hold_out(self._corpus.examples, recipe.holdout_rows, seed=recipe.seed)
+        texts = hold_out(self._corpus.examples, recipe.holdout_rows, seed=recipe.seed)
+        self._texts, self._held_out_texts = map(len, texts)
         self._train, self._holdout = (
             [
                 feature
                 for feature in rows_for_masking(examples, tokenizer, self._max_tokens())
                 if self._vocabulary.words(feature.row.ids)
             ]
-            for examples in (train, holdout)
+            for examples in texts
         )
         if not self._train:
             raise InvalidSpec(
@@ -109,58 +113,81 @@ class Pretrainer:
                 f"out leave none to learn from"
             )
 
-    def run(self, reporter: Reporter, *, checkpoint: Path | None = None) -> Pretrained:
+    def outline(self) -> Outline:
+        """Say what the run would do, by all that it would start with; its rows are texts."""
+        learner, head = self._learner(self._draft_spec()), self._start_head()
+        learnt = {name: each for name, each in learner.weights.items() if "head." not in name}
+        return Outline(
+            device=self._team.device,
+            precision=self.recipe.precision,
+            train_rows=self._texts,
+            holdout_rows=self._held_out_texts,
+            token_rows=len(self._train),
+            most_tokens=max(len(feature.row.ids) for feature in self._train),
+            steps=math.ceil(len(self._train) / self.recipe.batch_size) * sum(self._epochs()),
+            trained_parameters=sum(each.numel() for each in (*learnt.values(), *head.values())),
+        )
+
+    def run(
+        self,
+        reporter: Reporter,
+        *,
+        checkpoint: Path | None = None,
+        max_seconds: float | None = None,
+    ) -> Pretrained:
         """Train the masked-language head, if there is none, and then what the recipe names.
 
         The checkpoints stand until the caller removes them: a repeated run goes on from there.
+        ``max_seconds`` are shared out to both by their epochs.
 
         Raises:
             InvalidSpec: the training failed.
         """
         with self._team.fitting(self.recipe.rows_at_once or self.recipe.batch_size):
-            return self._run(reporter, checkpoint)
+            return self._run(reporter, checkpoint, max_seconds)
 
-    def _run(self, reporter: Reporter, checkpoint: Path | None) -> Pretrained:
+    def _run(
+        self, reporter: Reporter, checkpoint: Path | None, max_seconds: float | None
+    ) -> Pretrained:
         torch.manual_seed(self.recipe.seed)
         spec = self._draft_spec()
         learner = self._learner(spec)
-        stored = read_head(self.backbone)
-        config = self.backbone.config
-        drawn = stored or start_head(config.hidden_size, config.vocab_size)
-        head = {
-            name: tensor.detach().to(self._team.device).requires_grad_()
-            for name, tensor in drawn.items()
-        }
+        head = self._start_head()
         rates = dict.fromkeys(head, self.recipe.head_rate)
-        steps, seconds, curve = 0, 0.0, None  # the curve is of the last phase
-        if stored is None or self.recipe.method == "head":
-            keys = {} if self.recipe.method == "head" else {
-                "epochs": self.recipe.head_epochs, "patience": None
-            }  # fmt: skip
-            done = self._train_phase(
+        head_epochs, epochs = self._epochs()
+        second_s = None if max_seconds is None else max_seconds / (head_epochs + epochs)
+        steps, seconds, curve, is_cut = 0, 0.0, None, False  # the curve is of the last phase
+        if head_epochs:
+            keys = {"epochs": head_epochs} | ({"patience": None} if epochs else {})
+            done, is_cut = self._train_phase(
                 self.recipe.model_copy(update=keys),
                 spec,
                 _Parts(weights=head, rates=rates),
                 self._loss(learner, head, is_head_alone=True),
                 reporter,
                 _beside(checkpoint, "head"),
+                None if second_s is None else second_s * head_epochs,
             )
             steps, seconds, curve = done.step, done.seconds, done.curve()
         loss = self._loss(learner, head)
         before = self._score(loss)
-        if self.recipe.method != "head":
+        if epochs:
             names = [name for name in learner.weights if not name.startswith("head.")]
             parts = _Parts(
                 weights={name: learner.weights[name] for name in names} | head,
                 rates={name: learner.rates[name] for name in names} | rates,
             )
-            done = self._train_phase(self.recipe, spec, parts, loss, reporter, checkpoint)
+            rest_s = None if second_s is None else second_s * epochs
+            done, is_rest_cut = self._train_phase(
+                self.recipe, spec, parts, loss, reporter, checkpoint, rest_s
+            )
+            is_cut = is_cut or is_rest_cut
             steps, seconds = steps + done.step, seconds + done.seconds
             curve = done.curve()
         after = self._score(loss)
         return Pretrained(
             spec=self._final_spec(
-                spec, learner, head, after, had_head=stored is not None, curve=curve
+                spec, learner, head, after, had_head=self._has_head(), curve=curve
             ),
             tensors={
                 name: tensor.numpy().astype(np.float32)
@@ -169,10 +196,11 @@ class Pretrainer:
             backbone=self._backbone_tensors(learner, head),
             before=before,
             after=after,
-            had_head=stored is not None,
+            had_head=self._has_head(),
             train_rows=len(self._train),
             holdout_rows=len(self._holdout),
             steps=steps,
+            was_cut_short=is_cut,
             seconds=seconds,
         )
 
@@ -184,7 +212,8 @@ class Pretrainer:
         loss: MaskedLoss,
         reporter: Reporter,
         checkpoint: Path | None,
-    ) -> Progress:
+        max_seconds: float | None,
+    ) -> tuple[Progress, bool]:
         trainer = Trainer(
             recipe,
             spec,
@@ -193,10 +222,29 @@ class Pretrainer:
             evaluate=(lambda: self._score(loss)) if self._holdout else None,
             reporter=reporter,
             checkpoint=checkpoint,
+            max_seconds=max_seconds,
             team=self._team,
         )
-        trainer.run(self._train)
-        return trainer.progress
+        is_cut_short = trainer.run(self._train) is not None
+        return trainer.progress, is_cut_short
+
+    def _has_head(self) -> bool:
+        return read_head(self.backbone) is not None
+
+    def _start_head(self) -> dict[str, Tensor]:
+        config = self.backbone.config
+        drawn = read_head(self.backbone) or start_head(config.hidden_size, config.vocab_size)
+        return {
+            name: tensor.detach().to(self._team.device).requires_grad_()
+            for name, tensor in drawn.items()
+        }
+
+    def _epochs(self) -> tuple[int, int]:
+        """Return the epochs of the head alone, and those of all that learns."""
+        recipe = self.recipe
+        if recipe.method == "head":
+            return recipe.epochs, 0
+        return 0 if self._has_head() else recipe.head_epochs, recipe.epochs
 
     def _loss(
         self, learner: Learner, head: Mapping[str, Tensor], *, is_head_alone: bool = False

@@ -1,9 +1,15 @@
 """A small search over learning rates and epochs, decided on held-out rows alone."""
 
 import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from itertools import product
 
+from upt_training.checkpoints import claimed
+from upt_training.jobs import Job, checkpoint_of, experiment_of, fit, keep
 from upt_training.recipe import Recipe, Trial
+from upt_training.records import Record
 from upt_zoo.errors import InvalidSpec
 
 # shares of the recipe's own values; both halves and doubles are one step away
@@ -31,13 +37,39 @@ def trials_of(recipe: Recipe, runs: int) -> list[Recipe]:
     return list(different.values())[:runs]
 
 
-def with_trials(recipe: Recipe, trials: list[Trial]) -> Recipe:
-    """Return the recipe with what led to it."""
-    return recipe.model_copy(update={"search": tuple(trials)})
+def search(
+    job: Job, recipes: Sequence[Recipe], *, say: Callable[[str], None], as_json: bool
+) -> Record:
+    """Try the recipes on held-out rows; evaluate, publish and record the best alone.
+
+    The job's minutes are shared out to them alike. A search that was interrupted goes on: the
+    checkpoints of what was tried stand until the result is safe. ``say`` hears of each trial.
+
+    Raises:
+        UptError: a run cannot start, or fails.
+        Unavailable: another process does one of the runs.
+    """
+    minutes = None if job.max_minutes is None else job.max_minutes / len(recipes)
+    trials: list[Trial] = []
+    with ExitStack() as claims:
+        jobs = [replace(job, recipe=recipe, max_minutes=minutes) for recipe in recipes]
+        for each in jobs:
+            checkpoint = checkpoint_of(each)
+            claims.enter_context(claimed(checkpoint))
+            fitted = fit(each, experiment_of(each), checkpoint, as_json=as_json)
+            trial = _trial_of(each.recipe, max(fitted.progress.holdout))
+            if all(trial.holdout > other.holdout for other in trials):
+                best, best_fitted = each, fitted
+            trials.append(trial)
+            say(f"trial {len(trials)} of {len(recipes)}: {trial}")
+        found = replace(best, recipe=best.recipe.model_copy(update={"search": tuple(trials)}))
+        record = keep(found, experiment_of(found), best_fitted)
+        for each in jobs:
+            checkpoint_of(each).unlink(missing_ok=True)
+    return record
 
 
-def trial_of(recipe: Recipe, metric: float) -> Trial:
-    """Say what was tried and how it did on the held-out rows."""
+def _trial_of(recipe: Recipe, metric: float) -> Trial:
     return Trial(
         adapter_rate=recipe.adapter_rate,
         head_rate=recipe.head_rate,

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,10 +27,21 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from upt_training.experiment import Outline
     from upt_training.jobs import Job
     from upt_training.plan import Planned
-    from upt_training.recipe import Trial
+    from upt_training.pretrainer import Pretrained
+    from upt_training.recipe import Learning
     from upt_training.records import Record
+    from upt_zoo.local.store import Store
+
+
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Read all that it takes, say what would be learnt, and learn nothing."
+    ),
+]
 
 
 def add_learning_commands(app: typer.Typer) -> None:
@@ -77,12 +90,7 @@ def run(
         typer.Option(help="Folder of run records; what has one is skipped.", file_okay=False),
     ] = None,
     no_publish: NoPublish = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Read all that it takes, say what would be learnt, and learn nothing."
-        ),
-    ] = False,
+    dry_run: DryRun = False,
     curves: Annotated[
         Path | None,
         typer.Option(help="Folder of CSV files, one a run: losses and metrics.", file_okay=False),
@@ -143,10 +151,10 @@ def run(
                 threads=threads,
                 team=team,
             )
-            if dry_run:
-                _outline(job, as_json=as_json)
-            else:
+            if not dry_run:
                 _do(job, report, has_texts=not no_texts, as_json=as_json)
+            elif team.leads:
+                _outline(job, as_json=as_json)
 
 
 def search(
@@ -163,6 +171,7 @@ def search(
         Path | None, typer.Option(help="Folder of run records.", file_okay=False)
     ] = None,
     no_publish: NoPublish = False,
+    dry_run: DryRun = False,
     data: DataFolder = None,
     home: Home = None,
     device: Device = "cpu",
@@ -170,14 +179,11 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Try learning rates and epochs on held-out rows; evaluate and register the best alone."""
-    from contextlib import ExitStack
-
-    from upt_training.checkpoints import checkpoint_file, claimed, user_checkpoints
-    from upt_training.experiment import Experiment
-    from upt_training.jobs import Job, keep
-    from upt_training.progress import reporting, say_time_is_up
+    from upt_training.checkpoints import user_checkpoints
+    from upt_training.jobs import Job
     from upt_training.records import record_file
-    from upt_training.search import trial_of, trials_of, with_trials
+    from upt_training.search import search as search_with
+    from upt_training.search import trials_of
     from upt_training.team import alone_on
     from upt_zoo.catalogue import home_store
 
@@ -187,41 +193,25 @@ def search(
     if file is not None and file.exists():
         raise Conflict(f"{file} exists; name another folder of records")
     started, initial = pin_start(context, planned.recipe, home)
-    set_threads(threads)
     recipes = trials_of(started, runs)
-    share_s = None if max_minutes is None else max_minutes * 60 / len(recipes)
-    trials: list[Trial] = []
-    checkpoints: list[Path] = []
-    with ExitStack() as claims:
+    job = Job(
+        recipe=started,
+        data=planned.data,
+        initial=initial,
+        checkpoints=user_checkpoints(),
+        store=None if no_publish else home_store(home).root,
+        records=records,
+        max_minutes=max_minutes,
+        version=version,
+        team=team,
+    )
+    if dry_run:
         for each in recipes:
-            experiment = Experiment(each, data_folder=planned.data, initial=initial, team=team)
-            checkpoint = checkpoint_file(user_checkpoints(), each.task_name, experiment.recipe)
-            claims.enter_context(claimed(checkpoint))
-            with reporting(sys.stderr, as_json=as_json) as reporter:
-                fitted = experiment.fit(reporter, checkpoint=checkpoint, max_seconds=share_s)
-            if fitted.steps is not None:
-                say_time_is_up(sys.stderr, fitted.progress, steps=fitted.steps, as_json=as_json)
-            trial = trial_of(each, max(fitted.progress.holdout))
-            if all(trial.holdout > other.holdout for other in trials):
-                best, best_fitted = each, fitted
-            trials.append(trial)
-            checkpoints.append(checkpoint)
-            typer.echo(f"trial {len(trials)} of {len(recipes)}: {trial}", err=True)
-        job = Job(
-            recipe=with_trials(best, trials),
-            data=planned.data,
-            initial=initial,
-            checkpoints=user_checkpoints(),
-            store=None if no_publish else home_store(home).root,
-            records=records,
-            max_minutes=None if share_s is None else share_s / 60,
-            version=version,
-            team=team,
-        )
-        experiment = Experiment(job.recipe, data_folder=job.data, initial=initial, team=team)
-        _print(keep(job, experiment, experiment.finish(best_fitted)), as_json=as_json)
-        for checkpoint in checkpoints:
-            checkpoint.unlink(missing_ok=True)
+            _outline(replace(job, recipe=each), as_json=as_json)
+        return
+    set_threads(threads)
+    record = search_with(job, recipes, say=partial(typer.echo, err=True), as_json=as_json)
+    _print(record, as_json=as_json)
 
 
 def pretrain(
@@ -237,9 +227,13 @@ def pretrain(
             file_okay=False,
         ),
     ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="End the schedule after this time.")
+    ] = None,
     version: Annotated[
         str | None, typer.Option(help="Publish as this version.", show_default="the next patch")
     ] = None,
+    dry_run: DryRun = False,
     data: DataFolder = None,
     home: Home = None,
     device: Device = "cpu",
@@ -247,7 +241,6 @@ def pretrain(
     as_json: AsJson = False,
 ) -> None:
     """Go on with masked-language modelling, of an adapter or of the backbone, on any texts."""
-    from upt_training.card import write_card
     from upt_training.checkpoints import checkpoint_file, claimed, user_checkpoints
     from upt_training.pretrainer import Pretrainer, write_backbone
     from upt_training.pretraining import read_pretraining
@@ -268,27 +261,46 @@ def pretrain(
     set_threads(threads)
     folder = data if wanted.is_of_catalogue else recipe.parent
     pretrainer = Pretrainer(pinned, folder=folder, initial=initial, team=team)
+    if dry_run:
+        _print_outline(wanted.name, pinned, pretrainer.outline(), as_json=as_json)
+        return
     checkpoint = checkpoint_file(user_checkpoints(), wanted.name, pretrainer.recipe)
     with claimed(checkpoint):
         with reporting(sys.stderr, as_json=as_json) as reporter:
-            found = pretrainer.run(reporter, checkpoint=checkpoint)
+            found = pretrainer.run(
+                reporter,
+                checkpoint=checkpoint,
+                max_seconds=None if max_minutes is None else max_minutes * 60,
+            )
         if out is not None:
             write_backbone(out, pretrainer.backbone, found)
-            result = str(out)
-        else:
-            card = write_card(
-                found.spec, train_rows=found.train_rows, holdout_rows=found.holdout_rows
-            )
-            stored = home_store(home).publish(found.spec, found.tensors, card, version=version)
-            result = f"{stored.reference}@{stored.digest}"
+        result = str(out or _publish(found, home_store(home), version))
         for file in checkpoint.parent.glob(f"{checkpoint.stem}*.safetensors"):
             file.unlink()  # not before the result is safe
+    _print_pretrained(found, result, is_of_backbone=wanted.is_of_backbone, as_json=as_json)
+
+
+def _publish(found: "Pretrained", store: "Store", version: str | None) -> str:
+    from upt_training.card import write_card
+
+    card = write_card(found.spec, train_rows=found.train_rows, holdout_rows=found.holdout_rows)
+    stored = store.publish(found.spec, found.tensors, card, version=version)
+    return f"{stored.reference}@{stored.digest}"
+
+
+def _print_pretrained(
+    found: "Pretrained", result: str, *, is_of_backbone: bool, as_json: bool
+) -> None:
     head = "of the backbone" if found.had_head else "trained first"
     if as_json:
-        facts = {"result": result, "before": found.before, "after": found.after, "head": head}
-        typer.echo(json.dumps(facts | {"steps": found.steps, "seconds": round(found.seconds, 1)}))
+        facts: dict[str, object] = {"result": result, "head": head}
+        facts |= {"before": found.before, "after": found.after, "steps": found.steps}
+        facts |= {"was_cut_short": found.was_cut_short, "seconds": round(found.seconds, 1)}
+        typer.echo(json.dumps(facts))
         return
-    typer.echo(f"{'wrote' if out else 'published'} {result}")
+    if found.was_cut_short:
+        typer.echo("the clock ended it before its steps were done", err=True)
+    typer.echo(f"{'wrote' if is_of_backbone else 'published'} {result}")
     typer.echo(f"masked-language head: {head}, tied to the word embeddings")
     for name, value in found.after.items():
         typer.echo(f"holdout/{name} {found.before[name]:.2f} before, {value:.2f} after")
@@ -303,21 +315,19 @@ def _plan(files: "Sequence[Path]", tasks: "Sequence[str]", data: Path | None) ->
 
 
 def _outline(job: "Job", *, as_json: bool) -> None:
+    from upt_training.jobs import experiment_of
+
+    _print_outline(job.name, job.recipe, experiment_of(job).outline(), as_json=as_json)
+
+
+def _print_outline(name: str, recipe: "Learning", found: "Outline", *, as_json: bool) -> None:
     """Say what a run would do."""
     from dataclasses import asdict
 
-    from upt_training.experiment import Experiment
-
-    if not job.team.leads:
-        return
-    found = Experiment(
-        job.recipe, data_folder=job.data, initial=job.initial, team=job.team
-    ).outline()
     if as_json:
-        typer.echo(json.dumps({"run": job.name} | asdict(found)))
+        typer.echo(json.dumps({"run": name} | asdict(found)))
         return
-    recipe = job.recipe
-    typer.echo(f"{job.name}: {found.precision} on {found.device}")
+    typer.echo(f"{name}: {found.precision} on {found.device}")
     typer.echo(
         f"  learns from {found.train_rows:,} rows, {found.holdout_rows:,} held out; "
         f"{found.token_rows:,} rows of tokens, the longest of {found.most_tokens}"
